@@ -1,0 +1,208 @@
+"""The error hierarchy. Every error this package raises on purpose is one of these.
+
+.. code-block:: text
+
+    MktsimError
+    ├── InvalidArgumentError (ValueError)      an argument is wrong; nothing was done
+    │   ├── UnknownVendorError (KeyError)      no vendor has that id
+    │   ├── UnknownNodeError (KeyError)        no node of the placement has that id
+    │   ├── EmptyFleetError (LookupError)      nothing to ask, and no schema to plan with
+    │   └── DuplicateError                     the id is taken
+    ├── QueryError (ValueError)                the statement is at fault; carries sql and position
+    │   ├── SQLSyntaxError                     SQLite cannot prepare it
+    │   ├── ReadOnlyError (PermissionError)    it would write
+    │   ├── ParameterError                     parameters do not fit the statement
+    │   ├── UnsupportedQueryError              it has no meaning over many databases
+    │   ├── EvaluationError                    SQLite failed while computing it (integer overflow, ...)
+    │   └── QueryTooLargeError (MemoryError)   a cap on rows or bytes was reached
+    ├── VendorError (RuntimeError)             one vendor failed; carries vendor_id
+    │   ├── VendorTimeoutError (TimeoutError)
+    │   ├── VendorDownError (ConnectionError)
+    │   └── OverloadedError                    its request queue is full
+    ├── IncompleteAnswerError (RuntimeError)   some vendors did not answer; carries answered and missing
+    ├── StorageError (OSError)                 a store cannot be read or written
+    │   ├── CorruptImageError                  a vendor's database image is damaged
+    │   └── SchemaMismatchError                an image or store was made for another schema
+    ├── ObjectError (RuntimeError)             a durable object refused a request
+    │   ├── NotCallableError (AttributeError)  the method is not open to callers
+    │   ├── IsolationError (PermissionError)   code tried to leave its own database
+    │   └── OrderError (ValueError)            an order cannot be placed or moved
+    │       └── OutOfStockError
+    └── SimulationError (RuntimeError)         the simulated world cannot go on
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class MktsimError(Exception):
+    """Base of all errors of this package: catch it to catch them all."""
+
+
+class InvalidArgumentError(MktsimError, ValueError):
+    """An argument is wrong and nothing was done: correct it and call again."""
+
+
+class UnknownVendorError(InvalidArgumentError, KeyError):
+    """No vendor has this id: onboard it first, or check the spelling."""
+
+    __str__ = Exception.__str__  # KeyError would show the message's repr
+
+
+class UnknownNodeError(InvalidArgumentError, KeyError):
+    """The placement has no such node: add it first."""
+
+    __str__ = Exception.__str__
+
+
+class EmptyFleetError(InvalidArgumentError, LookupError):
+    """There is nothing to ask: pass at least one scanner, or a schema to answer as an empty fleet would."""
+
+
+class DuplicateError(InvalidArgumentError):
+    """The id is already taken: choose another, or update what is there."""
+
+
+class QueryError(MktsimError, ValueError):
+    """The statement is at fault.
+
+    Attributes
+    ----------
+    sql : str
+        The statement as it was given.
+    position : int or None
+        Offset into `sql` (characters) where SQLite or the planner saw the fault, if known.
+    """
+
+    def __init__(self, message: str, *, sql: str = "", position: int | None = None) -> None:
+        shown = sql if len(sql) <= 300 else sql[:297] + "..."
+        where = f" (at character {position})" if position is not None else ""
+        super().__init__(f"{message}{where}" + (f"\n  in: {shown}" if shown else ""))
+        self.message = message
+        self.sql = sql
+        self.position = position
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_query_error, (type(self), self.message, self.sql, self.position)
+
+
+def _rebuild_query_error(kind: type[QueryError], message: str, sql: str, position: int | None) -> QueryError:
+    return kind(message, sql=sql, position=position)
+
+
+class SQLSyntaxError(QueryError):
+    """SQLite cannot prepare the statement: read the message, which is SQLite's own, and correct the text."""
+
+
+class ReadOnlyError(QueryError, PermissionError):
+    """`query` only reads: send writes to the vendor that owns the rows, through its stub."""
+
+
+class ParameterError(QueryError):
+    """The parameters do not fit the statement's placeholders: pass exactly one value for each."""
+
+
+class UnsupportedQueryError(QueryError):
+    """The statement has no meaning over many databases: the message names the clause and the way out."""
+
+
+class EvaluationError(QueryError):
+    """SQLite itself failed while computing the answer, as it would have over one database."""
+
+
+class QueryTooLargeError(QueryError, MemoryError):
+    """A cap on rows or bytes was reached: narrow the statement or raise the cap the message names."""
+
+
+class VendorError(MktsimError, RuntimeError):
+    """One vendor failed.
+
+    Attributes
+    ----------
+    vendor_id : str
+        The vendor, or the scanner where several vendors stand behind one.
+    """
+
+    def __init__(self, message: str, *, vendor_id: str) -> None:
+        super().__init__(message)
+        self.vendor_id = vendor_id
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_vendor_error, (type(self), str(self), self.vendor_id)
+
+
+def _rebuild_vendor_error(kind: type[VendorError], message: str, vendor_id: str) -> VendorError:
+    return kind(message, vendor_id=vendor_id)
+
+
+class VendorTimeoutError(VendorError, TimeoutError):
+    """A vendor did not answer before the deadline: allow more time, or `allow_partial=True`."""
+
+
+class VendorDownError(VendorError, ConnectionError):
+    """A vendor cannot be reached: retry later, or `allow_partial=True`."""
+
+
+class OverloadedError(VendorError):
+    """A vendor's request queue is full: back off and retry."""
+
+
+class IncompleteAnswerError(MktsimError, RuntimeError):
+    """Some vendors did not answer, and a partial answer was not asked for.
+
+    Attributes
+    ----------
+    answered : int
+        How many vendors answered.
+    missing : tuple of str
+        The ids that did not.
+    """
+
+    def __init__(self, message: str, *, answered: int, missing: Iterable[str]) -> None:
+        super().__init__(message)
+        self.answered = answered
+        self.missing = tuple(missing)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_incomplete, (str(self), self.answered, self.missing)
+
+
+def _rebuild_incomplete(message: str, answered: int, missing: tuple[str, ...]) -> IncompleteAnswerError:
+    return IncompleteAnswerError(message, answered=answered, missing=missing)
+
+
+class StorageError(MktsimError, OSError):
+    """A store cannot be read or written: the message names the file and what SQLite or the system said."""
+
+
+class CorruptImageError(StorageError):
+    """A vendor's database image is damaged: restore that vendor; others are unaffected."""
+
+
+class SchemaMismatchError(StorageError):
+    """An image or a store was made for another schema: migrate it, or open it with the schema it has."""
+
+
+class ObjectError(MktsimError, RuntimeError):
+    """A durable object refused a request."""
+
+
+class NotCallableError(ObjectError, AttributeError):
+    """The method does not exist or is not open to callers: mark it public on the class."""
+
+
+class IsolationError(ObjectError, PermissionError):
+    """Code tried to leave its own database: an object only ever sees its own rows."""
+
+
+class OrderError(ObjectError, ValueError):
+    """An order cannot be placed or moved: the message names the order and the rule."""
+
+
+class OutOfStockError(OrderError):
+    """Less is in stock than was asked for: order less, or wait."""
+
+
+class SimulationError(MktsimError, RuntimeError):
+    """The simulated world cannot go on: the message says what was scheduled where it must not be."""

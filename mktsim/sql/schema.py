@@ -1,0 +1,85 @@
+"""The schema that every vendor database shares."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mktsim.errors import InvalidArgumentError
+from mktsim.sqlite import Connection, Error, connect
+
+#: Reads the statements that make a database, in an order in which they can be run again. The rows of sqlite_sequence
+#: and the shadow tables of virtual tables are left out, for SQLite makes those itself.
+SCHEMA_QUERY = (
+    "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' "
+    "ORDER BY rowid"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """DDL shared by all vendor databases.
+
+    Parameters
+    ----------
+    statements : sequence of str
+        DDL statements in the order in which they run.
+    shard_column : str, optional
+        A column which, in every table that has it, holds the vendor's own id in every row of that vendor's database.
+        Only then may a condition on it send a statement to one vendor alone.
+
+    Attributes
+    ----------
+    digest : str
+        SHA-256 of the statements, in hex: two databases of equal digest may share compiled statements.
+
+    Examples
+    --------
+    >>> schema = Schema(("CREATE TABLE products(id, vendorId TEXT, price REAL)",), shard_column="vendorId")
+    >>> len(schema.digest)
+    64
+    """
+
+    statements: tuple[str, ...]
+    shard_column: str | None = None
+    digest: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "statements", tuple(self.statements))
+        text = "\0".join(self.statements)
+        object.__setattr__(self, "digest", hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest())
+
+    def create_in(self, connection: Connection) -> None:
+        """Run the DDL in an empty database."""
+        for statement in self.statements:
+            try:
+                connection.execute(statement)
+            except Error as error:
+                raise InvalidArgumentError(f"schema statement fails: {error}: {statement[:200]!r}") from error
+
+    def database(self) -> Connection:
+        """Return a new in-memory database that has this schema and no rows."""
+        connection = connect()
+        self.create_in(connection)
+        return connection
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[Sequence[Any]], *, shard_column: str | None = None) -> Schema:
+        """Build a schema from the rows that :data:`SCHEMA_QUERY` returns."""
+        entries = [(str(kind), str(name), str(sql)) for kind, name, sql in rows]
+        virtual = [name for _, name, sql in entries if sql.lstrip()[:14].upper() == "CREATE VIRTUAL"]
+        return cls(
+            tuple(
+                sql
+                for kind, name, sql in entries
+                if not (kind == "table" and any(name.startswith(f"{owner}_") for owner in virtual))
+            ),
+            shard_column=shard_column,
+        )
+
+    @classmethod
+    def read(cls, execute: Callable[[str], Iterable[Sequence[Any]]], *, shard_column: str | None = None) -> Schema:
+        """Read the schema of an existing database through any callable that runs a statement."""
+        return cls.from_rows(execute(SCHEMA_QUERY), shard_column=shard_column)

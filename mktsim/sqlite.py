@@ -1,0 +1,132 @@
+"""The one place that names the SQLite driver.
+
+Every database of this package, a vendor's, a shard file's, the gather's, runs on the SQLite that the `apsw` wheel
+bundles, so that one version of SQLite answers everywhere whatever the interpreter was built with. Other modules take
+the driver's names from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import apsw
+from apsw import (
+    SQLITE_DENY,
+    SQLITE_FUNCTION,
+    SQLITE_OK,
+    SQLITE_OPEN_CREATE,
+    SQLITE_OPEN_READONLY,
+    SQLITE_OPEN_READWRITE,
+    SQLITE_OPEN_URI,
+    SQLITE_READ,
+    SQLITE_RECURSIVE,
+    SQLITE_SELECT,
+    VFS,
+    AuthError,
+    Connection,
+    ConstraintError,
+    CorruptError,
+    Cursor,
+    Error,
+    ExecTraceAbort,
+    FullError,
+    InterruptError,
+    NotADBError,
+    SQLError,
+    VFSFile,
+)
+
+__all__ = [
+    "SQLITE_DENY",
+    "SQLITE_FUNCTION",
+    "SQLITE_OK",
+    "SQLITE_OPEN_CREATE",
+    "SQLITE_OPEN_READONLY",
+    "SQLITE_OPEN_READWRITE",
+    "SQLITE_OPEN_URI",
+    "SQLITE_READ",
+    "SQLITE_RECURSIVE",
+    "SQLITE_SELECT",
+    "VERSION",
+    "VFS",
+    "AuthError",
+    "Connection",
+    "ConstraintError",
+    "CorruptError",
+    "Cursor",
+    "Error",
+    "ExecTraceAbort",
+    "FullError",
+    "InterruptError",
+    "NotADBError",
+    "SQLError",
+    "Value",
+    "VFSFile",
+    "connect",
+    "driver",
+    "quote",
+    "transaction",
+]
+
+#: A value SQLite can hold.
+Value = None | int | float | str | bytes
+
+#: The SQLite version in force, for the provenance of results.
+VERSION: Final[str] = apsw.sqlite_lib_version()
+
+#: The driver module itself, for the few constants that are looked up by name.
+driver: Final = apsw
+
+
+def connect(path: str = ":memory:", *, flags: int | None = None, vfs: str | None = None) -> Connection:
+    """Open a database with this package's defaults.
+
+    Parameters
+    ----------
+    path : str
+        A file, a URI, or `":memory:"`.
+    flags : int, optional
+        SQLite open flags; read-write and create when absent.
+    vfs : str, optional
+        Name of a registered VFS.
+
+    Returns
+    -------
+    Connection
+        Double-quoted strings are errors, schemas are not trusted to call unsafe functions.
+    """
+    connection = Connection(
+        path,
+        flags=SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_URI if flags is None else flags,
+        vfs=vfs,
+    )
+    connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
+    return connection
+
+
+@contextmanager
+def transaction(connection: Connection, *, mode: str = "IMMEDIATE") -> Iterator[Connection]:
+    """Run the block in one transaction: committed at its end, rolled back if it raises."""
+    connection.execute(f"BEGIN {mode}")
+    try:
+        yield connection
+    except BaseException:
+        if not connection.get_autocommit():
+            connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+
+
+def quote(name: str) -> str:
+    """Quote an identifier for use in SQL.
+
+    Examples
+    --------
+    >>> quote("products"), quote('a "b"')
+    ('"products"', '"a ""b"""')
+    """
+    return '"' + name.replace('"', '""') + '"'
