@@ -177,7 +177,24 @@ class StorageError(MktsimError, OSError):
 
 
 class CorruptImageError(StorageError):
-    """A vendor's database image is damaged: restore that vendor; others are unaffected."""
+    """A vendor's database image is damaged: restore that vendor; others are unaffected.
+
+    Attributes
+    ----------
+    vendor_id : str
+        The vendor whose image it is, or empty where the store itself is damaged.
+    """
+
+    def __init__(self, message: str, *, vendor_id: str = "") -> None:
+        super().__init__(message)
+        self.vendor_id = vendor_id
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_corrupt_image, (str(self), self.vendor_id)
+
+
+def _rebuild_corrupt_image(message: str, vendor_id: str) -> CorruptImageError:
+    return CorruptImageError(message, vendor_id=vendor_id)
 
 
 class SchemaMismatchError(StorageError):

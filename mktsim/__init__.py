@@ -1,0 +1,1 @@
+"""Exact SQL over many isolated SQLite databases, run for real and simulated by the same code."""

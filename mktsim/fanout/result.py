@@ -1,0 +1,213 @@
+"""Answers, and what is said about how they came about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from mktsim.sql.plan import Plan
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_SHOWN_ROWS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Which vendors an answer speaks for.
+
+    Attributes
+    ----------
+    asked, answered : int
+        Vendors.
+    missing : tuple of str
+        Ids of the scanners (vendors, or shards of vendors) that did not answer.
+    """
+
+    asked: int
+    answered: int
+    missing: tuple[str, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether everybody asked has answered."""
+        return not self.missing
+
+    @property
+    def fraction(self) -> float:
+        """Answered over asked; 1.0 where nobody had to be asked."""
+        return self.answered / self.asked if self.asked else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class QueryStats:
+    """How an answer came about.
+
+    Attributes
+    ----------
+    tier : str
+        ``route``, ``two-phase``, ``collect`` or ``local``.
+    vendors_asked, vendors_answered, vendors_pruned : int
+        Vendors; pruned ones were proven irrelevant and not visited.
+    rows_shipped : int
+        Rows that reached the coordinator.
+    wall_s : dict
+        Wall time in seconds by phase: ``plan``, ``scatter``, ``gather``, ``total``.
+    """
+
+    tier: str
+    vendors_asked: int
+    vendors_answered: int
+    vendors_pruned: int
+    rows_shipped: int
+    wall_s: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class QueryResult:
+    """An answer: rows, and what is known about them. Iterating yields each row as a dict.
+
+    Attributes
+    ----------
+    rows : list of tuple
+        Values as SQLite has them.
+    columns : tuple of str
+        Names as SQLite gives them; a name may occur twice.
+    stats : QueryStats
+        Tier, vendors, rows shipped, wall time by phase.
+    coverage : Coverage
+        Which vendors the answer speaks for.
+    """
+
+    rows: list[tuple[Any, ...]]
+    columns: tuple[str, ...]
+    stats: QueryStats
+    coverage: Coverage
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (dict(zip(self.columns, row, strict=True)) for row in self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        stats = self.stats
+        return (
+            f"QueryResult({len(self.rows)} rows x {len(self.columns)} columns, {stats.tier}, "
+            f"{stats.vendors_answered} of {stats.vendors_asked} vendors, {stats.vendors_pruned} pruned)"
+        )
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return the rows as a DataFrame whose columns are in the answer's order."""
+        import pandas as pd
+
+        frame = pd.DataFrame.from_records(self.rows, columns=range(len(self.columns)))
+        frame.columns = pd.Index(self.columns)
+        return frame
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{escape(name)}</th>" for name in self.columns)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{escape(_shown(value))}</td>" for value in row) + "</tr>"
+            for row in self.rows[:_SHOWN_ROWS]
+        )
+        more = f"<p>… {len(self.rows) - _SHOWN_ROWS:,} more rows</p>" if len(self.rows) > _SHOWN_ROWS else ""
+        missing = "" if self.coverage.complete else f"; <b>missing: {escape(', '.join(self.coverage.missing[:10]))}</b>"
+        stats = self.stats
+        foot = (
+            f"{len(self.rows):,} rows; {stats.tier}; {stats.vendors_answered:,} of {stats.vendors_asked:,} vendors "
+            f"answered, {stats.vendors_pruned:,} pruned; {stats.rows_shipped:,} rows shipped; "
+            f"{1e3 * stats.wall_s.get('total', 0.0):.1f} ms"
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}<p><small>{foot}{missing}</small></p>"
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, bytes):
+        return f"x'{value[:32].hex()}'" + ("…" if len(value) > 32 else "")
+    text = str(value)
+    return text if len(text) <= 200 else text[:199] + "…"
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What a statement would do, and why; nothing was run.
+
+    Attributes
+    ----------
+    tier : str
+        How it would be answered.
+    scatter : tuple of str
+        What each vendor runs.
+    combine : str or None
+        What an inner node does with partials.
+    gather : str
+        What runs over the collected rows.
+    vendors : int
+        How many vendors would be visited.
+    pruned : int
+        How many need not be.
+    only : tuple of str or None
+        The vendors, where a condition names them.
+    rules : tuple of str
+        Push-downs, each with the rule that allows it.
+    reason : str
+        Why no better tier was possible.
+    """
+
+    sql: str
+    tier: str
+    scatter: tuple[str, ...]
+    combine: str | None
+    gather: str
+    vendors: int
+    pruned: int
+    only: tuple[str, ...] | None
+    rules: tuple[str, ...]
+    reason: str
+
+    @classmethod
+    def of(cls, plan: Plan, *, vendors: int, pruned: int, only: tuple[str, ...] | None, routed: bool) -> Explanation:
+        """Describe a plan and the vendors it would visit."""
+        if routed:
+            rule = "the shard column allows one vendor: it answers the original text alone"
+            return cls(plan.statement.sql, "route", (plan.statement.sql,), None, "", vendors, pruned, only, (rule,), "")
+        return cls(
+            sql=plan.statement.sql,
+            tier=plan.tier,
+            scatter=tuple(statement.sql for statement in plan.scatter),
+            combine=plan.combine.sql if plan.combine else None,
+            gather=plan.gather,
+            vendors=vendors,
+            pruned=pruned,
+            only=only,
+            rules=plan.rules,
+            reason=plan.reason,
+        )
+
+    def _lines(self) -> Iterator[tuple[str, str]]:
+        yield "tier", self.tier + (f" ({self.reason})" if self.reason else "")
+        for sql in self.scatter:
+            yield "scatter", sql
+        if self.combine:
+            yield "combine", self.combine
+        if self.gather:
+            yield "gather", self.gather
+        named = f": {', '.join(self.only[:5])}{', …' if len(self.only) > 5 else ''}" if self.only else ""
+        yield "vendors", f"{self.vendors:,} to visit, {self.pruned:,} pruned{named}"
+        for rule in self.rules:
+            yield "rule", rule
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name:<8} {value}" for name, value in self._lines())
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th>{name}</th><td><code>{escape(value)}</code></td></tr>" for name, value in self._lines()
+        )
+        return f"<table>{rows}</table>"

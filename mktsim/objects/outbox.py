@@ -1,0 +1,194 @@
+"""The outbox pump: delivers what objects have sent, until it is delivered or dead.
+
+Rules
+-----
+An event leaves its sender's outbox only after the hub has acknowledged it. Each lane, a sender and a `vendorId`, is
+delivered in order; lanes do not wait for each other. After `max_attempts` failures an event becomes a dead letter: it
+stays in the outbox with its error, and its lane goes on.
+
+Theory of operation
+-------------------
+A request that commits hands its events over; those of an earlier process are read from the outbox when the pump
+starts. Attempts are counted in memory only, for a write per failure would cost more than trying anew after a restart.
+Acknowledged events are deleted in batches: while a deletion waits for its object to be free, more gather behind it. A
+crash before the deletion means another delivery, whose calls the receivers' inboxes answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import json
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from mktsim.network import Network
+from mktsim.objects.durable import Sent
+from mktsim.objects.events import EventMessage
+from mktsim.streams import Streams
+
+_log = logging.getLogger("mktsim.objects")
+
+#: Writes what became of events into their sender's outbox: number to None (delivered) or to an error (dead).
+Settle = Callable[[str, dict[int, str | None]], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often an event is tried.
+
+    Attributes
+    ----------
+    max_attempts : int
+        Deliveries before it is a dead letter.
+    base_s, cap_s : float
+        Attempt n is followed by ``min(cap_s, base_s * 2**(n - 1))`` seconds, times a random factor from 0.5 to 1.5.
+    timeout_s : float
+        How long the hub may take to acknowledge.
+    """
+
+    max_attempts: int = 8
+    base_s: float = 0.05
+    cap_s: float = 10.0
+    timeout_s: float = 60.0
+
+
+@dataclass(slots=True)
+class _Sender:
+    lanes: dict[str, deque[Sent]] = field(default_factory=dict)
+    unsettled: list[int] = field(default_factory=list)  # a heap; numbers that are settled leave it when they surface
+    settled: set[int] = field(default_factory=set)
+    to_write: dict[int, str | None] = field(default_factory=dict)
+    writing: bool = False
+
+    def lowest_unsettled(self) -> int:
+        while self.unsettled and self.unsettled[0] in self.settled:
+            self.settled.discard(heapq.heappop(self.unsettled))
+        return self.unsettled[0]
+
+
+class Pump:
+    """Delivers the events of all objects of one host.
+
+    Parameters
+    ----------
+    network : Network
+    hub : str
+        The address that events go to.
+    address_of : callable
+        Object id to address.
+    settle : callable
+        See :data:`Settle`.
+    streams : Streams
+        Where the jitter comes from, keyed by sender, event and attempt.
+    policy : RetryPolicy
+    on_dead : callable, optional
+        Told the id of the sender, the event and its error when an event dies.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        hub: str,
+        *,
+        address_of: Callable[[str], str],
+        settle: Settle,
+        streams: Streams,
+        policy: RetryPolicy,
+        on_dead: Callable[[str, Sent, Exception], None] | None = None,
+    ) -> None:
+        self._network = network
+        self._hub: Final = hub
+        self._address_of = address_of
+        self._settle = settle
+        self._streams = streams.child("outbox")
+        self._policy = policy
+        self._on_dead = on_dead
+        self._senders: dict[str, _Sender] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.delivered = 0
+        self.failed_attempts = 0
+
+    def push(self, id: str, events: Iterable[Sent], *, dead: Iterable[int] = ()) -> None:
+        """Take over committed events of a sender in their order; numbers of dead letters hold back what is settled."""
+        sender = self._senders.setdefault(id, _Sender())
+        for seq in dead:
+            heapq.heappush(sender.unsettled, seq)
+        for event in events:
+            heapq.heappush(sender.unsettled, event.seq)
+            lane = str(json.loads(event.data).get("vendorId", ""))
+            queue = sender.lanes.get(lane)
+            if queue is None:
+                sender.lanes[lane] = queue = deque()
+                self._start(self._run_lane(id, sender, lane, queue))
+            queue.append(event)
+
+    async def idle(self) -> None:
+        """Wait until nothing is on its way: delivered or dead."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def close(self) -> None:
+        """Stop delivering; what is not delivered stays in the outboxes."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _start(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        assert isinstance(task, asyncio.Task)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run_lane(self, id: str, sender: _Sender, lane: str, queue: deque[Sent]) -> None:
+        while queue:
+            event = queue[0]
+            error = await self._deliver(id, sender, event)
+            queue.popleft()
+            if error is None:
+                self.delivered += 1
+                sender.settled.add(event.seq)
+            elif self._on_dead is not None:
+                self._on_dead(id, event, error)
+            sender.to_write[event.seq] = None if error is None else f"{type(error).__name__}: {error}"[:1_000]
+            if not sender.writing:
+                sender.writing = True
+                self._start(self._write(id, sender))
+        del sender.lanes[lane]
+
+    async def _deliver(self, id: str, sender: _Sender, event: Sent) -> Exception | None:
+        address = self._address_of(id)
+        failure: Exception | None = None
+        for attempt in range(self._policy.max_attempts):
+            message = EventMessage(address, event.seq, event.event, event.data, sender.lowest_unsettled())
+            try:
+                async with asyncio.timeout(self._policy.timeout_s):
+                    await self._network.call(address, self._hub, message)
+                return None
+            except Exception as error:
+                failure = error
+                self.failed_attempts += 1
+            if attempt + 1 < self._policy.max_attempts:
+                await asyncio.sleep(self._pause_s(address, event.seq, attempt))
+        return failure
+
+    def _pause_s(self, address: str, seq: int, attempt: int) -> float:
+        policy = self._policy
+        factor = 0.5 + self._streams.uniform_at(address, seq, attempt)
+        return float(min(policy.cap_s, policy.base_s * 2.0**attempt) * factor)
+
+    async def _write(self, id: str, sender: _Sender) -> None:
+        failures = 0
+        while sender.to_write:
+            batch, sender.to_write = sender.to_write, {}
+            try:
+                await self._settle(id, batch)
+            except Exception as error:
+                _log.error("the outbox of %s cannot be settled, trying again: %s", id, error)
+                sender.to_write = {**batch, **sender.to_write}
+                await asyncio.sleep(self._pause_s(self._address_of(id), 0, min(failures, 20)))
+                failures += 1
+        sender.writing = False

@@ -1,0 +1,224 @@
+"""An object's view of its own database, and the guard that keeps it there.
+
+Rules
+-----
+An object's code reads and writes the rows of its own nouns and does nothing else: no ATTACH, no DDL, no transaction
+control, no PRAGMA beyond a few that only describe, no function that reaches files or code, no write to the internal
+tables, no change of `vendorId`. `query` moreover writes nothing at all.
+
+Theory of operation
+-------------------
+SQLite asks the guard, its authorizer, about every action while it prepares a statement. The guard is set when a
+request begins, which makes SQLite prepare anew whatever the connection had cached, and taken off before the store
+commits. The platform's own statements run with the guard open and bypass the statement cache, so that no text that was
+judged leniently can be found there by the object's code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from mktsim.errors import (
+    EvaluationError,
+    InvalidArgumentError,
+    IsolationError,
+    MktsimError,
+    ObjectError,
+    ParameterError,
+    ReadOnlyError,
+    SQLSyntaxError,
+    StorageError,
+    UnsupportedQueryError,
+)
+from mktsim.objects.noun import FOREIGN_ROW
+from mktsim.sqlite import SQLITE_DENY, SQLITE_OK, Connection, ConstraintError, Error, FullError, Value, driver
+
+Parameters = Sequence[Value] | Mapping[str, Value]
+
+_READS: Final = frozenset(getattr(driver, f"SQLITE_{name}") for name in ("SELECT", "READ", "RECURSIVE"))
+_WRITES: Final = frozenset(getattr(driver, f"SQLITE_{name}") for name in ("INSERT", "UPDATE", "DELETE"))
+_DESCRIBING_PRAGMAS: Final = frozenset(
+    "foreign_key_list index_info index_list index_xinfo table_info table_list table_xinfo".split()
+)
+_FORBIDDEN_FUNCTIONS: Final = frozenset(
+    "load_extension readfile writefile edit fts3_tokenizer sqlar_compress sqlar_uncompress zipfile".split()
+)
+_MAX_STATEMENT_CHARACTERS: Final = 100_000
+
+
+class Guard:
+    """SQLite's authorizer for an object's code.
+
+    Attributes
+    ----------
+    open : bool
+        Whether everything is allowed: the platform's own statements are running.
+    read_only : bool
+        Whether writes are denied too.
+    denied : str
+        What was denied last, for the error's message.
+    """
+
+    __slots__ = ("denied", "denied_write", "open", "read_only")
+
+    def __init__(self) -> None:
+        self.open = False
+        self.read_only = False
+        self.denied = ""
+        self.denied_write = False
+
+    def __call__(
+        self, action: int, first: str | None, second: str | None, schema: str | None, trigger: str | None
+    ) -> int:
+        """Answer SQLite."""
+        if self.open or action in _READS:
+            return SQLITE_OK
+        if action in _WRITES and not self.read_only:
+            table = (first or "").lower()
+            own = not table.startswith(("_", "sqlite_")) and schema == "main"
+            if own and not (action == driver.SQLITE_UPDATE and (second or "").lower() == "vendorid"):
+                return SQLITE_OK
+        elif action == driver.SQLITE_FUNCTION and (second or "").lower() not in _FORBIDDEN_FUNCTIONS:
+            return SQLITE_OK
+        elif action == driver.SQLITE_PRAGMA and (first or "").lower() in _DESCRIBING_PRAGMAS:
+            return SQLITE_OK
+        name = str(driver.mapping_authorizer_function.get(action, action)).removeprefix("SQLITE_").replace("_", " ")
+        self.denied = " ".join(part for part in (name, first, second) if part)
+        self.denied_write = self.read_only and action in _WRITES
+        return SQLITE_DENY
+
+
+class Sql:
+    """Runs statements on the database of one object, while it serves a request."""
+
+    __slots__ = ("_connection", "_guard", "_owner")
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+        self._guard = Guard()
+        self._connection: Connection | None = None
+
+    def execute(self, sql: str, params: Parameters = ()) -> list[tuple[Value, ...]]:
+        """Run statements and return their rows as tuples.
+
+        Raises
+        ------
+        IsolationError
+            The statement would leave the object's own rows.
+        SQLSyntaxError, ParameterError, EvaluationError
+            SQLite refuses it, with SQLite's own words.
+        InvalidArgumentError
+            A constraint of the table does not hold.
+        """
+        return self._run(sql, params)[1]
+
+    def rows(self, sql: str, params: Parameters = ()) -> list[dict[str, Value]]:
+        """Run statements and return their rows as dicts; errors are those of :meth:`execute`."""
+        names, rows = self._run(sql, params)
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+    def query(self, sql: str, params: Parameters = ()) -> list[tuple[Value, ...]]:
+        """Run one statement that only reads.
+
+        Raises
+        ------
+        ReadOnlyError
+            It would write.
+        UnsupportedQueryError
+            The text holds more than one statement.
+        """
+        guard = self._guard
+        guard.read_only = True
+        try:
+            return self._run(sql, params, single=True)[1]
+        finally:
+            guard.read_only = False
+
+    @contextmanager
+    def bound(self, connection: Connection) -> Iterator[None]:
+        """Serve statements by `connection`, under guard, while the block runs."""
+        connection.authorizer = self._guard
+        self._connection = connection
+        try:
+            yield
+        finally:
+            self._connection = None
+            connection.authorizer = None
+
+    def platform(self, sql: str, params: Parameters = ()) -> list[tuple[Value, ...]]:
+        """Run one of the platform's own statements, unguarded."""
+        guard = self._guard
+        guard.open = True
+        try:
+            return self._live().cursor().execute(sql, params, can_cache=False).fetchall()
+        finally:
+            guard.open = False
+
+    def _live(self) -> Connection:
+        if self._connection is None:
+            raise ObjectError(f"object {self._owner!r:.80} serves no request now: its database is open to it only then")
+        return self._connection
+
+    def _run(
+        self, sql: str, params: Parameters, *, single: bool = False
+    ) -> tuple[tuple[str, ...], list[tuple[Value, ...]]]:
+        if not isinstance(sql, str) or not sql.strip():
+            raise InvalidArgumentError(f"a statement must be a text that is not empty, not {sql!r:.80}")
+        if len(sql) > _MAX_STATEMENT_CHARACTERS:
+            raise InvalidArgumentError(f"a statement may have {_MAX_STATEMENT_CHARACTERS} characters, not {len(sql)}")
+        values = checked_parameters(sql, params)
+        self._guard.denied = ""
+        cursor = self._live().cursor()
+        names: tuple[str, ...] = ()
+        count = 0
+
+        def trace(_cursor: object, _text: str, _bindings: object) -> bool:
+            nonlocal count, names
+            count += 1
+            if single and count > 1:
+                raise UnsupportedQueryError("a query is one statement", sql=sql)
+            names = tuple(column[0] for column in cursor.get_description())
+            return True
+
+        cursor.exec_trace = trace
+        try:
+            # What `query` prepares must not be found by `execute` in the statement cache, nor the other way round.
+            rows: list[tuple[Value, ...]] = cursor.execute(sql, values, can_cache=not single).fetchall()
+        except MktsimError:
+            raise
+        except (Error, TypeError, OverflowError, UnicodeError) as error:
+            raise self._named(error, sql) from error
+        return names, rows
+
+    def _named(self, error: Exception, sql: str) -> MktsimError:
+        """Return this package's error for SQLite's."""
+        if self._guard.denied:  # SQLite reports a denied function as a mere error of the statement
+            if self._guard.denied_write:
+                return ReadOnlyError(f"a query only reads ({self._guard.denied})", sql=sql)
+            return IsolationError(f"object {self._owner!r:.80} may not do this in its database: {self._guard.denied}")
+        if isinstance(error, ConstraintError):
+            if FOREIGN_ROW in str(error):
+                return IsolationError(f"object {self._owner!r:.80} may only write rows with its own id in vendorId")
+            return InvalidArgumentError(f"the rows do not fit the table: {error}")
+        if isinstance(error, driver.BindingsError | TypeError | OverflowError | UnicodeError):
+            return ParameterError(str(error), sql=sql)
+        if isinstance(error, FullError | driver.IOError | driver.CantOpenError | driver.ReadOnlyError):
+            return StorageError(f"the database of {self._owner!r:.80} cannot be written: {error}")
+        if isinstance(error, driver.SQLError):
+            return SQLSyntaxError(str(error), sql=sql)
+        return EvaluationError(str(error), sql=sql)
+
+
+def checked_parameters(sql: str, params: Parameters) -> Parameters:
+    """Return the parameters, or raise :class:`ParameterError` for one that SQLite would change or cannot hold."""
+    if isinstance(params, str | bytes) or not isinstance(params, Sequence | Mapping):
+        raise ParameterError(f"parameters are a sequence or a mapping, not {type(params).__name__}", sql=sql)
+    for value in params.values() if isinstance(params, Mapping) else params:
+        if isinstance(value, float) and math.isnan(value):
+            raise ParameterError("a parameter is NaN, which SQLite would turn into NULL: pass None for NULL", sql=sql)
+        if value is not None and not isinstance(value, int | float | str | bytes):
+            raise ParameterError(f"SQLite holds no value of type {type(value).__name__}", sql=sql)
+    return params

@@ -1,0 +1,159 @@
+"""Things: the rows of an object's nouns, dicts in and dicts out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from mktsim.errors import DuplicateError, InvalidArgumentError
+from mktsim.objects.noun import Noun
+from mktsim.sqlite import Value, quote
+
+if TYPE_CHECKING:
+    from mktsim.objects.durable import DurableObject
+
+_MAX_TEXT_CHARACTERS: Final = 100_000
+_PYTHON_TYPES: Final[dict[str, tuple[type, ...]]] = {
+    "TEXT": (str,), "INTEGER": (int,), "REAL": (int, float), "BLOB": (bytes,),
+}  # fmt: skip
+
+
+class Things:
+    """What a durable object keeps; reached as ``self.things``.
+
+    Examples
+    --------
+    Inside a method of an object whose nouns include `Product`::
+
+        made = self.things.create("Product", name="Lamp", price=19.5)
+        self.things.update("Product", made["id"], stock=3)
+        self.things.find("Product", category="lighting")
+    """
+
+    __slots__ = ("_by_name", "_owner")
+
+    def __init__(self, owner: DurableObject) -> None:
+        self._owner = owner
+        self._by_name = {each.name: each for each in owner.nouns}
+
+    def create(self, noun: Noun | str, data: Mapping[str, Any] | None = None, **fields: Any) -> dict[str, Value]:
+        """Add a thing and return it whole.
+
+        `id` is made if absent, `vendorId` is the owner's, `createdAt` is now where the noun has it.
+
+        Raises
+        ------
+        InvalidArgumentError
+            An unknown noun or column, or a value that does not fit; nothing is added.
+        DuplicateError
+            The id is taken.
+        """
+        kind = self._noun(noun)
+        owner = self._owner
+        row = self._row(kind, data, fields)
+        if row.setdefault("vendorId", owner.id) != owner.id:
+            raise InvalidArgumentError(f"vendorId of a {kind.name} is its owner's, {owner.id!r:.80}: leave it out")
+        if row.get("id") is None:
+            row["id"] = f"{kind.name.lower()}-{owner.next_serial()}"
+        elif self.get(kind, str(row["id"])) is not None:
+            raise DuplicateError(f"a {kind.name} {row['id']!r:.80} exists already at {owner.id!r:.80}")
+        if "createdAt" in kind.names and row.get("createdAt") is None:
+            row["createdAt"] = owner.now()
+        names = list(row)
+        statement = (
+            f"INSERT INTO {quote(kind.table)}({', '.join(map(quote, names))}) "
+            f"VALUES({', '.join('?' * len(names))}) RETURNING *"
+        )
+        return owner.sql.rows(statement, [row[name] for name in names])[0]
+
+    def get(self, noun: Noun | str, id: str) -> dict[str, Value] | None:
+        """Return the thing of that id, or None."""
+        found = self.find(noun, id=id)
+        return found[0] if found else None
+
+    def update(
+        self, noun: Noun | str, id: str, data: Mapping[str, Any] | None = None, **fields: Any
+    ) -> dict[str, Value]:
+        """Change columns of a thing and return it whole.
+
+        Raises
+        ------
+        InvalidArgumentError
+            There is no such thing, an unknown column, a value that does not fit, or `id` or `vendorId` is among them.
+        """
+        kind = self._noun(noun)
+        row = self._row(kind, data, fields)
+        if not row or "id" in row or "vendorId" in row:
+            raise InvalidArgumentError(f"name the columns of the {kind.name} to change; id and vendorId never do")
+        changes = ", ".join(f"{quote(name)} = ?" for name in row)
+        statement = f"UPDATE {quote(kind.table)} SET {changes} WHERE id = ? RETURNING *"
+        changed = self._owner.sql.rows(statement, [*row.values(), _text("id", id)])
+        if not changed:
+            raise InvalidArgumentError(f"{self._owner.id!r:.80} has no {kind.name} {id!r:.80}")
+        return changed[0]
+
+    def delete(self, noun: Noun | str, id: str) -> bool:
+        """Remove a thing, and return whether there was one."""
+        statement = f"DELETE FROM {quote(self._noun(noun).table)} WHERE id = ? RETURNING id"
+        return bool(self._owner.sql.execute(statement, [_text("id", id)]))
+
+    def list(self, noun: Noun | str) -> list[dict[str, Value]]:
+        """Return all things of a noun in the order in which they were added."""
+        return self.find(noun)
+
+    def find(self, noun: Noun | str, **equal: Any) -> list[dict[str, Value]]:
+        """Return the things whose columns equal the values given; None finds NULL."""
+        kind = self._noun(noun)
+        row = self._row(kind, None, equal)
+        where = " AND ".join(f"{quote(name)} IS ?" for name in row)
+        statement = f"SELECT * FROM {quote(kind.table)}{' WHERE ' + where if where else ''} ORDER BY rowid"
+        return self._owner.sql.rows(statement, list(row.values()))
+
+    def _noun(self, noun: Noun | str) -> Noun:
+        name = noun.name if isinstance(noun, Noun) else noun
+        known = self._by_name.get(name) if isinstance(name, str) else None
+        if known is None or (isinstance(noun, Noun) and noun != known):
+            raise InvalidArgumentError(f"no noun {name!r:.80} here: there are {', '.join(self._by_name) or 'none'}")
+        return known
+
+    def _row(self, kind: Noun, data: Mapping[str, Any] | None, fields: Mapping[str, Any]) -> dict[str, Value]:
+        """Return the named columns, all checked."""
+        if data is not None and not isinstance(data, Mapping):
+            raise InvalidArgumentError(f"the data of a {kind.name} must be a mapping, not {type(data).__name__}")
+        given = {**(data or {}), **fields}
+        declared = dict(kind.columns)
+        unknown = [str(name)[:80] for name in given if name not in declared]
+        if unknown:
+            raise InvalidArgumentError(f"a {kind.name} has no {', '.join(unknown[:10])}: it has {', '.join(declared)}")
+        return {name: _checked(f"{kind.name}.{name}", declared[name], value) for name, value in given.items()}
+
+
+def _checked(where: str, declared: str, value: Any) -> Value:
+    """Return a value as its column's declared type keeps it, or say why it does not fit."""
+    if value is None:
+        return None
+    affinity = declared.split()[0].upper()
+    if isinstance(value, bool) or not isinstance(value, _PYTHON_TYPES[affinity]):
+        raise InvalidArgumentError(f"{where} is {affinity}: {value!r:.80} ({type(value).__name__}) does not fit")
+    if isinstance(value, str):
+        return _text(where, value)
+    if isinstance(value, float) and math.isnan(value):
+        raise InvalidArgumentError(f"{where} is NaN: pass None for a missing value")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise InvalidArgumentError(f"{where} does not fit 64 bits")
+    return float(value) if affinity == "REAL" else value  # type: ignore[no-any-return]
+
+
+def _text(where: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise InvalidArgumentError(f"{where} must be a string, not {value!r:.80}")
+    if len(value) > _MAX_TEXT_CHARACTERS:
+        raise InvalidArgumentError(f"{where} may have {_MAX_TEXT_CHARACTERS} characters, not {len(value)}")
+    if "\0" in value:
+        raise InvalidArgumentError(f"{where} holds a NUL character, at which SQLite's text functions stop")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(f"{where} is not valid Unicode: {error}") from None
+    return value

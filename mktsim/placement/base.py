@@ -1,0 +1,147 @@
+"""What every placement offers, and the one hash that all of them place keys by."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Final, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mktsim.errors import InvalidArgumentError
+
+_CHUNK: Final = 65_536  # keys hashed at a time: bounds the memory that their digests take
+_KEY_HASH: Final = hashlib.blake2b(digest_size=8, person=b"mktsim.key")
+_copy: Final = _KEY_HASH.copy  # copying a state costs half of what making one does
+
+
+@runtime_checkable
+class Placement(Protocol):
+    """Decides which node holds a key. Nodes and keys are strings; all answers depend on them alone."""
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The nodes in the order in which they were added."""
+
+    def get_node(self, key: str) -> str:
+        """Return the node that holds `key`."""
+
+    def get_nodes(self, key: str, n: int) -> tuple[str, ...]:
+        """Return the `n` distinct nodes that hold `key` and its replicas, the owner first."""
+
+    def assign(self, keys: Iterable[str]) -> NDArray[np.intp]:
+        """Return, for each key, the position in :attr:`nodes` of the node that holds it."""
+
+    def add_node(self, id: str, weight: float = 1) -> None:
+        """Add a node."""
+
+    def remove_node(self, id: str) -> None:
+        """Remove a node."""
+
+
+def shown(value: object) -> str:
+    """Return the start of a value's repr for a message; whole numbers of thousands of digits have none in Python."""
+    return f"{value!r:.80}" if not isinstance(value, int) or abs(value) < 1 << 256 else "a number above 2**256"
+
+
+def hash_key(key: str) -> int:
+    """Hash one key to 64 bits: BLAKE2b of its UTF-8 form, lone surrogates included.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If `key` is not a string.
+
+    Examples
+    --------
+    >>> hash_key("acme")
+    13466845281110880840
+    """
+    if not isinstance(key, str):
+        raise InvalidArgumentError(f"a key must be a string, not {shown(key)}")
+    state = _copy()
+    state.update(key.encode("utf-8", "surrogatepass"))
+    return int.from_bytes(state.digest(), "little")
+
+
+def hash_keys(keys: Iterable[str]) -> NDArray[np.uint64]:
+    """Hash many keys: ``hash_key`` of each, at about a quarter of a microsecond.
+
+    Parameters
+    ----------
+    keys : iterable of str
+        A list, an ndarray, a pandas Series or Index, or any other iterable of strings.
+
+    Returns
+    -------
+    ndarray of uint64, shape (number of keys,)
+
+    Raises
+    ------
+    InvalidArgumentError
+        If `keys` is one string, or any element is none (None and NaN included); the message says which.
+    """
+    listed = _as_list(keys)
+    hashes = np.empty(len(listed), dtype=np.uint64)
+    for start in range(0, len(listed), _CHUNK):
+        chunk = listed[start : start + _CHUNK]
+        digests = []
+        try:
+            for key in chunk:  # Hot: the ring's benchmark guards it.
+                state = _copy()
+                state.update(key.encode())
+                digests.append(state.digest())
+        except (UnicodeEncodeError, AttributeError):
+            hashes[start : start + len(chunk)] = [_hash_at(start + i, key) for i, key in enumerate(chunk)]
+        else:
+            hashes[start : start + len(chunk)] = np.frombuffer(b"".join(digests), dtype="<u8")
+    return hashes
+
+
+def _as_list(keys: Iterable[str]) -> list[str]:
+    if isinstance(keys, str | bytes):
+        raise InvalidArgumentError(f"keys must be many strings, not one: put {keys!r:.80} into a list")
+    if getattr(keys, "ndim", 1) != 1:
+        raise InvalidArgumentError(f"keys must have one dimension: the {type(keys).__name__} given has another number")
+    # numpy and pandas make a list of Python strings much faster than iteration does.
+    to_list = getattr(keys, "tolist", None)
+    try:
+        return to_list() if to_list is not None else list(keys)
+    except TypeError:
+        raise InvalidArgumentError(f"keys must be an iterable of strings, not {keys!r:.80}") from None
+
+
+def _hash_at(position: int, key: str) -> int:
+    try:
+        return hash_key(key)
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(f"{error} (at position {position} of keys)") from None
+
+
+def moved(before: Placement, after: Placement, keys: Iterable[str]) -> NDArray[np.bool_]:
+    """Tell which keys another placement puts on another node.
+
+    Parameters
+    ----------
+    before, after : Placement
+        The two placements; nodes are the same where their ids are.
+    keys : iterable of str
+        The keys to compare.
+
+    Returns
+    -------
+    ndarray of bool, shape (number of keys,)
+
+    Raises
+    ------
+    InvalidArgumentError
+        If a key is no string.
+    EmptyFleetError
+        If there are keys and a placement has no node to hold them.
+    """
+    listed = _as_list(keys)
+    old, new = before.assign(listed), after.assign(listed)
+    position = {node: i for i, node in enumerate(after.nodes)}
+    renumbered = np.array([position.get(node, -1) for node in before.nodes], dtype=np.intp)
+    return np.asarray(renumbered[old] != new)

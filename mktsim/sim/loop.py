@@ -1,0 +1,254 @@
+"""asyncio on SimPy's clock: the same coroutines, in simulated time.
+
+Rules
+-----
+`time()` is `environment.now`, in seconds from 0. It moves only when no callback is ready, and then to the next event
+of the SimPy queue; a computation takes no simulated time, however long it runs. Equal inputs give equal runs: there is
+one queue, ordered by (time, priority, order of scheduling), and nothing else that could decide.
+
+Theory of operation
+-------------------
+`asyncio.BaseEventLoop` leaves to its subclasses how to wait. Elsewhere that is a selector's time-out; here it is
+`environment.step()`. `call_at` puts a SimPy event into the environment's queue, whose callback makes the handle ready,
+so `sleep`, `wait_for`, `timeout`, `gather` and `TaskGroup` work unchanged, and SimPy processes and resources live on
+the same clock: ``await loop.wait(event)`` waits for any SimPy event. Worked example: one coroutine sleeps 2 s, another
+queues for a `simpy.Resource` that a SimPy process holds for 3 s; the queue then is [(2, sleep), (3, process)], so the
+first wakes at 2.0 and the second at 3.0, whatever the machine was doing.
+
+A cancelled timer neither moves the clock nor stays for long: it is dropped when it comes to the head of the queue, and
+the queue is rebuilt once more than half of it is cancelled, as asyncio does with its own.
+
+What this does not do
+---------------------
+There are no sockets, pipes, signals or threads here: their answers would arrive in wall time. `run_in_executor` is
+refused by name. When nothing is scheduled and the main coroutine still waits, the run ends in
+:class:`~mktsim.errors.SimulationError` instead of waiting for ever. A coroutine that spins on ``sleep(0)`` stops time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections import deque
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from heapq import heapify, heappop
+from math import inf
+from typing import Any, NoReturn, TypeVar, cast
+
+import simpy
+
+from mktsim.errors import InvalidArgumentError, SimulationError
+
+T = TypeVar("T")
+
+
+class _Timer:
+    """A SimPy event that makes one asyncio handle ready."""
+
+    __slots__ = ("callbacks", "handle")
+    _ok = True  # SimPy asks every event whether it failed.
+
+    def __init__(self, handle: asyncio.TimerHandle, callbacks: tuple[Callable[[Any], None], ...]) -> None:
+        self.handle = handle
+        self.callbacks = callbacks
+
+
+class SimLoop(asyncio.BaseEventLoop):
+    """An asyncio event loop whose clock is a SimPy environment's.
+
+    Parameters
+    ----------
+    environment : simpy.Environment, optional
+        The clock and its queue; a new one starting at 0 when absent. Processes already in it run along.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If `environment` is no `simpy.Environment`.
+
+    Examples
+    --------
+    >>> async def nap():
+    ...     await asyncio.sleep(3600)
+    ...     return asyncio.get_running_loop().time()
+    >>> sim_run(nap())
+    3600.0
+    """
+
+    _ready: deque[asyncio.Handle]
+    _stopping: bool
+    _clock_resolution: float
+
+    def __init__(self, environment: simpy.Environment | None = None) -> None:
+        if environment is not None and not isinstance(environment, simpy.Environment):
+            raise InvalidArgumentError(f"environment must be a simpy.Environment, not {environment!r:.80}")
+        super().__init__()
+        self._clock_resolution = 0.0
+        self.environment = simpy.Environment() if environment is None else environment
+        # The queue is SimPy's; it is read here to look at its head and to drop timers that were cancelled.
+        self._queue: list[tuple[float, int, int, Any]] = cast(Any, self.environment)._queue
+        self._fire_callbacks = (self._fire,)
+        self._cancelled_timers = 0
+
+    def time(self) -> float:
+        """Return the simulated time in seconds."""
+        return float(self.environment.now)
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        """Call `callback` at the simulated time `when`; a time gone by means now, infinity never.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If `when` is not a number.
+        """
+        self._check_closed()  # type: ignore[attr-defined]
+        now = self.environment.now
+        delay = when - now
+        if delay != delay:
+            raise InvalidArgumentError(f"a timer needs a time, not {when!r}")
+        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        handle._scheduled = True  # type: ignore[attr-defined]
+        self.environment.schedule(cast(Any, _Timer(handle, self._fire_callbacks)), delay=delay if delay > 0.0 else 0.0)
+        return handle
+
+    def wait(self, event: simpy.Event) -> asyncio.Future[Any]:
+        """Return a future of a SimPy event: its value, or the exception it failed with.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If `event` belongs to another environment or is no SimPy event.
+
+        Notes
+        -----
+        Cancelling the future leaves the event alone. To wait for a resource write
+        ``with resource.request() as request: await loop.wait(request)``, which gives up its place on every way out.
+        """
+        if getattr(event, "env", None) is not self.environment:
+            raise InvalidArgumentError(f"wait() takes an event of this loop's environment, not {event!r:.80}")
+        future = self.create_future()
+        if event.processed:
+            _settle(future, event)
+        else:
+            event.callbacks.append(lambda done: _settle(future, done))
+        return future
+
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> NoReturn:  # type: ignore[override]
+        """Refuse: simulated time would pass, or stand still, while a thread works.
+
+        Raises
+        ------
+        SimulationError
+            Always.
+        """
+        name = getattr(func, "__qualname__", repr(func))
+        raise SimulationError(
+            f"run_in_executor({name:.80}) under SimLoop: work in threads has no simulated time; call it directly"
+        )
+
+    def close(self) -> None:
+        """Drop what is still scheduled and close."""
+        self._queue.clear()
+        super().close()
+
+    # --- what BaseEventLoop leaves to its subclasses -----------------------------------------------------------------
+
+    def _run_once(self) -> None:
+        ready = self._ready
+        if not ready:
+            self._advance()
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle._cancelled:
+                handle._run()
+
+    def _advance(self) -> None:
+        """Step the environment until a callback is ready. Hot: a scatter spends its time here."""
+        ready, queue, step = self._ready, self._queue, self.environment.step
+        while not ready and not self._stopping:
+            while queue and type(queue[0][3]) is _Timer and queue[0][3].handle._cancelled:
+                heappop(queue)
+                self._cancelled_timers -= 1
+            if not queue or queue[0][0] == inf:
+                raise SimulationError(self._deadlock())
+            step()
+
+    def _fire(self, timer: _Timer) -> None:
+        timer.handle._scheduled = False  # type: ignore[attr-defined]
+        self._ready.append(timer.handle)
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        if not handle._scheduled:  # type: ignore[attr-defined]
+            return
+        self._cancelled_timers += 1
+        if self._cancelled_timers > 100 and self._cancelled_timers * 2 > len(self._queue):
+            # In place, for SimPy holds the same list. The order of what stays is in its keys.
+            self._queue[:] = [
+                item for item in self._queue if not (type(item[3]) is _Timer and item[3].handle._cancelled)
+            ]
+            heapify(self._queue)
+            self._cancelled_timers = 1  # This handle is marked cancelled only after this call.
+
+    def _deadlock(self) -> str:
+        waiting = sorted(task.get_name() for task in asyncio.all_tasks(self))
+        shown = ", ".join(waiting[:5]) + (", ..." if len(waiting) > 5 else "")
+        return (
+            f"deadlock at {self.time():g} s: nothing is scheduled and {len(waiting)} task(s) wait for ever ({shown}); "
+            "something they await is never set"
+        )
+
+    def _process_events(self, event_list: Any) -> None:
+        """No selector, no events."""
+
+    def _write_to_self(self) -> None:
+        """No selector to wake."""
+
+
+def _settle(future: asyncio.Future[Any], event: simpy.Event) -> None:
+    if not event.ok:
+        event.defused = True  # The exception goes to who waits, not to whoever steps the environment.
+    if future.done():
+        return
+    if event.ok:
+        future.set_result(event.value)
+    else:
+        future.set_exception(cast(BaseException, event.value))
+
+
+def sim_run(coroutine: Coroutine[Any, Any, T], *, environment: simpy.Environment | None = None) -> T:
+    """Run `coroutine` to its end in simulated time and return its result.
+
+    Parameters
+    ----------
+    coroutine : coroutine
+        The main task; what it leaves behind is cancelled.
+    environment : simpy.Environment, optional
+        See :class:`SimLoop`.
+
+    Raises
+    ------
+    SimulationError
+        If it can never end: nothing is scheduled any more.
+
+    Notes
+    -----
+    Works inside a running loop as well, as in a notebook: asyncio allows one loop a thread, so the run then gets a
+    thread of its own and this call waits for it, as for any computation.
+    """
+    if not asyncio.iscoroutine(coroutine):
+        raise InvalidArgumentError(f"sim_run() takes a coroutine, not {coroutine!r:.80}")
+
+    def run() -> T:
+        with asyncio.Runner(loop_factory=lambda: SimLoop(environment)) as runner:
+            return runner.run(coroutine)
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return run()
+    with ThreadPoolExecutor(1, thread_name_prefix="sim_run") as thread:
+        return thread.submit(contextvars.copy_context().run, run).result()

@@ -1,0 +1,159 @@
+"""What a plan is: the statements a query becomes, and how values are bound to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mktsim.sql import lexer
+from mktsim.sql.lexer import PREFIX, Statement
+from mktsim.sqlite import Connection, Error, Value
+
+Tier = Literal["route", "two-phase", "collect", "local"]
+
+#: What a scatter statement's placeholder is bound to: a parameter number, or the pushed-down limit.
+Binder = int | Literal["limit"]
+
+
+def positional(text: str) -> tuple[str, tuple[Binder, ...]]:
+    """Rewrite normalised text with plain ``?`` placeholders, which every driver takes.
+
+    Examples
+    --------
+    >>> positional("SELECT a FROM t WHERE b = :mktsim_p2 LIMIT :mktsim_limit")
+    ('SELECT a FROM t WHERE b = ? LIMIT ?', (2, 'limit'))
+    """
+    binders: list[Binder] = []
+    pieces: list[str] = []
+    for kind, piece in lexer.tokens(text):
+        if kind == "parameter" and piece.startswith(f":{PREFIX}"):
+            binders.append(int(piece[len(PREFIX) + 1 :]))
+            piece = "?"
+        elif kind == "parameter":
+            binders.append("limit")
+            piece = "?"
+        pieces.append(piece)
+    return "".join(pieces), tuple(binders)
+
+
+@dataclass(frozen=True, slots=True)
+class ScatterStatement:
+    """One statement every vendor runs.
+
+    Attributes
+    ----------
+    sql : str
+        Text with ``?`` placeholders.
+    binders : tuple
+        What each placeholder is bound to.
+    insert : str
+        The statement that puts one of its rows into the gather.
+    width : int
+        Columns per row.
+    """
+
+    sql: str
+    binders: tuple[Binder, ...]
+    insert: str
+    width: int
+
+    @classmethod
+    def build(cls, text: str, table: str, columns: Sequence[str]) -> ScatterStatement:
+        """Make the statement and its insertion from normalised text."""
+        sql, binders = positional(text)
+        marks = ", ".join("?" * len(columns))
+        return cls(sql, binders, f"INSERT INTO {table}({', '.join(columns)}) VALUES ({marks})", len(columns))
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A LIMIT and OFFSET as text; evaluated once per execution, at the coordinator."""
+
+    limit: str
+    offset: str | None
+
+    def reach(self, scratch: Connection, values: Sequence[Value]) -> int:
+        """Return how many leading rows may matter: limit + offset, or -1 for all of them.
+
+        A value SQLite would refuse is left for the gather to refuse, in SQLite's own words.
+        """
+        bindings = {f"{PREFIX}{number}": value for number, value in enumerate(values, 1)}
+        try:
+            row = scratch.execute(f"SELECT ({self.limit}), ({self.offset or '0'})", bindings).fetchone()
+        except Error:
+            return -1
+        if not all(isinstance(value, int) for value in row) or row[0] < 0:
+            return -1
+        return min(int(row[0]) + max(int(row[1]), 0), 2**63 - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Combine:
+    """Maps partials to fewer partials of the same shape.
+
+    Attributes
+    ----------
+    table : str
+        DDL of the working table: an ordinal column, then the partial's columns.
+    insert, sql : str
+        How rows enter it and leave it: ordinal first both times. Placeholders of `sql` are bound by `binders`.
+    """
+
+    table: str
+    insert: str
+    sql: str
+    binders: tuple[Binder, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one statement is answered over many vendor databases.
+
+    Attributes
+    ----------
+    statement : Statement
+        The statement as read.
+    columns : tuple of str
+        Result column names, as SQLite names them.
+    tier : str
+        ``two-phase``, ``collect`` or ``local`` (no table is read). ``route`` is decided when values are bound.
+    scatter : tuple of ScatterStatement
+        What each vendor runs, all in one snapshot of its database.
+    combine : Combine or None
+        What an inner node may do with partials; None where they must travel as they are.
+    gather : str
+        What runs over the collected rows, in an in-memory SQLite.
+    tables : tuple of str
+        DDL of the gather's tables.
+    relaxed_tables : tuple of str
+        The same without keys, for rows whose keys collide between vendors.
+    backwards : bool
+        Whether rows enter the gather from the last vendor to the first.
+    limit : Limit or None
+        The limit pushed down to vendors.
+    shard_values : tuple of str or None
+        SQL of the values the shard column may have; None where all vendors matter.
+    single_table : bool
+        Whether the statement reads one base table only, so that one vendor can answer it alone.
+    rules : tuple of str
+        Push-downs, each with the rule that allows it.
+    reason : str
+        Why a better tier was not possible; empty for two-phase.
+    """
+
+    statement: Statement
+    columns: tuple[str, ...]
+    tier: Tier
+    scatter: tuple[ScatterStatement, ...]
+    gather: str
+    tables: tuple[str, ...]
+    relaxed_tables: tuple[str, ...] = ()
+    combine: Combine | None = None
+    backwards: bool = False
+    limit: Limit | None = None
+    shard_values: tuple[str, ...] | None = None
+    single_table: bool = False
+    rules: tuple[str, ...] = field(default=())
+    reason: str = ""
+    needs_functions: bool = False

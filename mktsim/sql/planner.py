@@ -1,0 +1,295 @@
+"""From one statement to its plan: route, two-phase, collect or local.
+
+Rules
+-----
+Whatever SQLite can prepare as a SELECT gets a plan. Two-phase where `twophase` proves it; otherwise collect: ship the
+columns the statement reads, of the rows that can matter, and run the original text over tables of the same shape.
+Refused, by name: writes, bare rowids and INDEXED BY (they mean something else in each database), functions of a
+connection's state, and tables of SQLite's own that differ from vendor to vendor.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from dataclasses import replace
+
+from sqlglot import exp
+
+from mktsim.errors import InvalidArgumentError, UnsupportedQueryError
+from mktsim.sql import lexer
+from mktsim.sql.catalog import Catalog, Facts, Table, affinity
+from mktsim.sql.lexer import PREFIX, Statement
+from mktsim.sql.plan import Plan, ScatterStatement
+from mktsim.sql.schema import Schema
+from mktsim.sql.syntax import Node, Select, Undecided, parse, single_select, text, unwrap
+from mktsim.sql.twophase import decompose
+from mktsim.sqlite import Error, quote
+
+_STATE_FUNCTIONS = {"changes", "total_changes", "last_insert_rowid", "load_extension", "fts3_tokenizer"}
+_RANDOM_FUNCTIONS = {"random", "randomblob"}
+_CLOCK_NAMES = {"current_timestamp", "current_date", "current_time"}
+_CLOCK_FUNCTIONS = {"date", "time", "datetime", "julianday", "unixepoch", "strftime", "timediff"}
+_NO_ARGUMENT = re.compile(r"(?i)\b(?:date|time|datetime|julianday|unixepoch)\s*\(\s*\)")
+_SCHEMA_TABLES = {"sqlite_master", "sqlite_schema", "sqlite_temp_master", "sqlite_temp_schema"}
+
+#: A longer statement is refused before it is read.
+MAX_STATEMENT_CHARS = 1_000_000
+
+
+class Planner:
+    """Plans statements over one schema and remembers the plans.
+
+    Parameters
+    ----------
+    schema : Schema
+        The DDL every vendor database shares.
+    functions : bool
+        Whether vendors' databases know the aggregates of `mktsim.sql.register`; without them, sums are collected.
+    cache_size : int
+        Plans remembered by statement text.
+
+    Examples
+    --------
+    >>> planner = Planner(Schema(("CREATE TABLE products(name TEXT, category TEXT, price REAL)",)))
+    >>> plan = planner.plan("SELECT category, AVG(price) FROM products GROUP BY category")
+    >>> plan.tier
+    'two-phase'
+    >>> plan.gather
+    'SELECT category, MKTSIM_AVG_VALUE(mktsim_a0, mktsim_a1) FROM products GROUP BY category'
+    """
+
+    def __init__(self, schema: Schema, *, functions: bool = True, cache_size: int = 512) -> None:
+        if cache_size < 1:
+            raise InvalidArgumentError(f"cache_size must be at least 1, not {cache_size}")
+        self.catalog = Catalog(schema)
+        self._functions = functions
+        self._cache: OrderedDict[str, Plan] = OrderedDict()
+        self._cache_size = cache_size
+
+    @property
+    def schema(self) -> Schema:
+        """The schema that statements are planned over."""
+        return self.catalog.schema
+
+    def plan(self, sql: str) -> Plan:
+        """Return the plan of a statement; remembered by its text.
+
+        Raises
+        ------
+        QueryError
+            One of its subclasses, before any vendor is touched.
+        """
+        known = self._cache.get(sql) if isinstance(sql, str) else None
+        if known is not None:
+            self._cache.move_to_end(sql)
+            return known
+        if isinstance(sql, str) and len(sql) > MAX_STATEMENT_CHARS:
+            raise UnsupportedQueryError(
+                f"the statement has {len(sql):,} characters, more than {MAX_STATEMENT_CHARS:,}: pass data as parameters",
+                sql=sql,
+            )
+        plan = self._plan(lexer.read(sql))
+        self._cache[sql] = plan
+        if len(self._cache) > self._cache_size:
+            self._cache.popitem(last=False)
+        return plan
+
+    def _plan(self, statement: Statement) -> Plan:
+        catalog = self.catalog
+        facts = catalog.facts(statement)
+        self._refuse(statement, facts)
+        if not any(name in catalog.tables for name in facts.reads):
+            tables = catalog.schema.statements if _SCHEMA_TABLES & facts.reads.keys() else ()
+            return Plan(
+                statement, facts.columns, "local", (), statement.normal, tables, reason="it reads no table of a vendor"
+            )
+        tree = parse(statement, catalog)
+        if isinstance(tree, str):
+            return self._collect(statement, facts, None, tree)
+        source = _only_table(tree, catalog)
+        reason = ""
+        plan: Plan | None = None
+        if _is_volatile(statement, facts):
+            reason, source_for_push = "random() or the clock is evaluated once, at the coordinator", None
+        else:
+            source_for_push = source
+            try:
+                plan = decompose(statement, facts, single_select(tree, catalog), catalog)
+            except Undecided as undecided:
+                reason = str(undecided)
+        if plan is not None and plan.needs_functions and not self._functions:
+            plan, reason = None, "a vendor's database does not know mktsim_sum(): see mktsim.sql.register"
+        if plan is None:
+            plan = self._collect(statement, facts, source_for_push, reason)
+        if source is not None and not _is_volatile(statement, facts):
+            plan = replace(plan, single_table=True, shard_values=self._shard_values(source))
+        return plan
+
+    def _refuse(self, statement: Statement, facts: Facts) -> None:
+        words = statement.words
+        if any(pair == ("INDEXED", "BY") for pair in zip(words, words[1:], strict=False)):
+            if not any(triple == ("NOT", "INDEXED", "BY") for triple in zip(words, words[1:], words[2:], strict=False)):
+                raise UnsupportedQueryError(
+                    "INDEXED BY names an index of one database: leave it out", sql=statement.sql
+                )
+        state = sorted(facts.functions & _STATE_FUNCTIONS)
+        if state:
+            raise UnsupportedQueryError(f"{state[0]}() tells the state of one connection", sql=statement.sql)
+        for name, columns in facts.reads.items():
+            table = self.catalog.tables.get(name)
+            if table is None:
+                if name.startswith(("pragma_", "dbstat", "sqlite_stat", "sqlite_sequence", "sqlite_dbpage")):
+                    raise UnsupportedQueryError(
+                        f"{name} differs from vendor to vendor: ask one vendor", sql=statement.sql
+                    )
+                if name in _SCHEMA_TABLES and any(other in self.catalog.tables for other in facts.reads):
+                    raise UnsupportedQueryError(
+                        f"{name} cannot be joined with vendors' rows: read it in a statement of its own",
+                        sql=statement.sql,
+                    )
+            elif "ROWID" in columns and table.column("ROWID") is None:
+                raise UnsupportedQueryError(
+                    f"rowid is not unique over vendors: select a key column of {table.name} instead", sql=statement.sql
+                )
+
+    # -- the collect tier -----------------------------------------------------------------------------------------
+
+    def _collect(self, statement: Statement, facts: Facts, source: Select | None, reason: str) -> Plan:
+        catalog = self.catalog
+        scatter = []
+        rules = []
+        # The authorizer does not report columns that only NATURAL or USING compare.
+        implicit = not {"NATURAL", "USING"}.isdisjoint(statement.words)
+        for name, read in sorted(facts.reads.items()):
+            table = catalog.tables.get(name)
+            if table is None or table.kind == "view":
+                continue
+            condition = ""
+            if source is not None and source.table is table:
+                condition = _pushable(source)
+            if condition:
+                rules.append(f"WHERE runs at each vendor for {table.name}: it names no other table")
+            if implicit:
+                read = frozenset(column.name for column in table.columns)
+            scatter.append(self._ship(table, read, condition))
+        shipped = sum(statement_.width for statement_ in scatter)
+        rules.append(f"{shipped} columns travel: SQLite's authorizer says no other is read")
+        tables = self._tables(catalog.relaxed)
+        return Plan(
+            statement=statement,
+            columns=facts.columns,
+            tier="collect",
+            scatter=tuple(scatter),
+            gather=statement.normal,
+            tables=tables,
+            relaxed_tables=self._tables(frozenset(catalog.tables)),
+            rules=tuple(rules),
+            reason=reason,
+        )
+
+    def _ship(self, table: Table, read: frozenset[str], condition: str) -> ScatterStatement:
+        names = {name.lower() for name in read}
+        if table.without_rowid:
+            names |= {name.lower() for name in table.key}
+        columns = [quote(column.name) for column in table.columns if column.name.lower() in names and column.shown]
+        if not columns:
+            columns = [quote(next(column.name for column in table.columns if column.shown))]
+            listed = ["NULL"]
+        else:
+            listed = columns
+        order = ""
+        if table.rowid is not None:
+            order = f" ORDER BY {table.rowid}"
+        elif table.without_rowid:
+            order = f" ORDER BY {', '.join(map(quote, table.key))}"
+        return ScatterStatement.build(
+            f"SELECT {', '.join(listed)} FROM {quote(table.name)}{condition}{order}", quote(table.name), columns
+        )
+
+    def _tables(self, relaxed: frozenset[str]) -> tuple[str, ...]:
+        return self.catalog.statements(relaxed=relaxed)
+
+    # -- routing --------------------------------------------------------------------------------------------------
+
+    def _shard_values(self, source: Select) -> tuple[str, ...] | None:
+        """Return SQL of the values that WHERE allows the shard column, or None for any."""
+        column = self.schema.shard_column
+        where = source.node.args.get("where")
+        if column is None or where is None:
+            return None
+        declared = source.table.column(column)
+        if declared is None or declared.collation.upper() != "BINARY" or affinity(declared.type) != "TEXT":
+            return None
+        terms = [where.this]
+        while terms:
+            term = unwrap(terms.pop())
+            if isinstance(term, exp.And):
+                terms += [term.left, term.right]
+            elif isinstance(term, exp.EQ):
+                for this, other in ((term.left, term.right), (term.right, term.left)):
+                    if source.column(this) is declared and _is_value(other):
+                        return (text(other),)
+            elif isinstance(term, exp.In) and source.column(term.this) is declared and not term.args.get("query"):
+                if term.expressions and all(_is_value(value) for value in term.expressions):
+                    return tuple(text(value) for value in term.expressions)
+        return None
+
+    def shard_keys(self, plan: Plan, values: tuple[object, ...]) -> frozenset[str] | None:
+        """Return the vendor ids that a bound statement may touch, or None for all."""
+        if plan.shard_values is None:
+            return None
+        bindings = {f"{PREFIX}{number}": value for number, value in enumerate(values, 1)}
+        listed = ", ".join(f"CAST(({value}) AS TEXT), typeof({value})" for value in plan.shard_values)
+        try:
+            row = self.catalog.vendor.execute(f"SELECT {listed}", bindings).fetchone()  # type: ignore[arg-type]
+        except Error:
+            return None
+        # A blob never equals text, and NULL equals nothing.
+        return frozenset(key for key, kind in zip(row[::2], row[1::2], strict=True) if kind not in ("null", "blob"))
+
+
+def _is_volatile(statement: Statement, facts: Facts) -> bool:
+    if facts.functions & (_RANDOM_FUNCTIONS | _CLOCK_NAMES):
+        return True
+    if not facts.functions & _CLOCK_FUNCTIONS:
+        return False
+    normal = statement.normal
+    return bool(statement.parameters or "now" in normal.lower() or _NO_ARGUMENT.search(normal))
+
+
+def _is_value(node: Node) -> bool:
+    node = unwrap(node)
+    return isinstance(node, exp.Literal) or (isinstance(node, exp.Placeholder) and bool(node.this))
+
+
+def _only_table(tree: Node, catalog: Catalog) -> Select | None:
+    """Return the outer SELECT where the whole statement names one base table, once."""
+    tables = list(tree.find_all(exp.Table))
+    if not isinstance(tree, exp.Select) or len(tables) != 1 or tree.args.get("with_") or tree.args.get("with"):
+        return None
+    source = tree.args.get("from_") or tree.args.get("from")
+    if source is None or source.this is not tables[0] or not isinstance(tables[0].this, exp.Identifier):
+        return None
+    if tree.args.get("joins") or tables[0].args.get("joins"):
+        return None
+    table = catalog.tables.get(tables[0].name.lower())
+    if table is None or table.kind != "table":
+        return None
+    return Select(tree, table, tables[0].alias or table.name)
+
+
+def _pushable(source: Select) -> str:
+    """Return the WHERE clause as text where each row's own columns decide it; empty otherwise."""
+    where = source.node.args.get("where")
+    if where is None or where.find(exp.Query, exp.Exists, exp.Window):
+        return ""
+    try:
+        resolved = source.resolve(where.this)
+    except Undecided:
+        return ""
+    if resolved.find(exp.Query, exp.Exists, exp.Window):
+        return ""
+    if source.alias == source.table.name:
+        return f" WHERE {text(resolved)}"
+    return f" AS {quote(source.alias)} WHERE {text(resolved)}"

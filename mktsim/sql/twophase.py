@@ -1,0 +1,574 @@
+"""The two-phase tier: scatter partials, gather them.
+
+Rules
+-----
+1. The gather runs the user's own statement, over a table that has the source table's name and, for the columns
+   shipped, its names, types and collations. Only aggregate calls are replaced and WHERE, already applied, is dropped.
+   So aliases, positions, affinity in HAVING, collations and NULLS FIRST mean in the gather what they meant before.
+2. Rows enter the gather in the order in which one SQLite holding all rows would visit them: by vendor, then rowid,
+   both reversed if the program walks backwards. Where that SQLite would walk an index, the index's columns are added
+   behind ORDER BY. SQLite's sorts are stable, so ties fall as they would there.
+3. LIMIT travels as limit + offset, only to plain and DISTINCT selects and to groups ordered by all their keys.
+4. What is not proven here is not guessed: :class:`Undecided` carries the reason and the statement is collected.
+
+Theory of operation
+-------------------
+``SELECT category, AVG(price) FROM products WHERE stock > 0 GROUP BY category HAVING COUNT(*) > 1`` becomes::
+
+    scatter  SELECT "category", mktsim_sum(price), COUNT(price), COUNT(*) FROM products WHERE stock > 0 GROUP BY category
+    gather   SELECT category, mktsim_avg_value(a0, a1) FROM products GROUP BY category HAVING COALESCE(SUM(a2), 0) > 1
+
+A partial has the columns that occur outside aggregates ("bare" in SQLite's terms) and one or two columns for each
+distinct aggregate call. An ungrouped scatter ends in ``HAVING COUNT(*) > 0``, so that an empty vendor sends nothing.
+The argument of a DISTINCT aggregate is shipped as one more group key.
+
+What this does not do
+---------------------
+Joins, sub-queries, windows, set operations and aggregates whose value depends on row order are collected.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+
+import sqlglot
+from sqlglot import exp
+
+from mktsim.sql.catalog import ROWID_NAMES, Catalog, Column, Facts, Index, affinity
+from mktsim.sql.lexer import Statement
+from mktsim.sql.plan import Combine, Limit, Plan, ScatterStatement, positional
+from mktsim.sql.syntax import (
+    Node,
+    Select,
+    Undecided,
+    aggregate_name,
+    aggregates,
+    is_star,
+    text,
+    unwrap,
+    walk_outside,
+)
+from mktsim.sqlite import Error, quote
+
+_ORDINAL = "mktsim_ordinal"
+_STEP = re.compile(
+    r"(SCAN|SEARCH) .*?(?: USING (?:COVERING )?INDEX (.+?)(?: \(.*\))?| USING (?:INTEGER )?PRIMARY KEY.*)?\Z"
+)
+_SORT_STEPS = ("USE TEMP B-TREE FOR ",)
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """The order in which one SQLite holding all rows would visit the table.
+
+    Attributes
+    ----------
+    terms : tuple of (column, collation, descending)
+        Order before (vendor, rowid); empty for a walk in (vendor, rowid) order.
+    known : bool
+        False where an expression index decides.
+    backwards : bool
+        Whether (vendor, rowid) runs downwards.
+    sorts : frozenset of str
+        Which of ``ORDER BY``, ``GROUP BY``, ``DISTINCT`` use a sorter.
+    """
+
+    terms: tuple[tuple[str, str, bool], ...]
+    known: bool
+    backwards: bool
+    sorts: frozenset[str]
+
+    @property
+    def by_rowid(self) -> bool:
+        """Whether the walk is by rowid, upwards."""
+        return self.known and not self.terms and not self.backwards
+
+
+def scan_order(select: Select, facts: Facts, catalog: Catalog) -> Scan:
+    """Read the order of the walk from EXPLAIN QUERY PLAN."""
+    walks = [step for step in facts.steps if step.startswith(("SCAN ", "SEARCH "))]
+    others = [step for step in facts.steps if step not in walks and not step.startswith(_SORT_STEPS)]
+    if len(walks) != 1 or others:
+        raise Undecided(f"SQLite's plan has a step whose order is not known ({(others or facts.steps)[:1]})")
+    match = _STEP.match(walks[0])
+    name = match.group(2) if match else None
+    table = select.table
+    terms: tuple[tuple[str, str, bool], ...] = ()
+    known = True
+    if name is not None:
+        index = next((index for index in table.indexes if index.name == name), None)
+        known = index is not None and all(term.column is not None for term in index.terms)
+        if index is not None and known:
+            terms = _walk(index, facts.reverse)
+    elif table.without_rowid and table.name.lower() not in catalog.relaxed:
+        key = next((index for index in table.indexes if index.origin == "pk"), None)
+        if key is not None:
+            terms = _walk(key, facts.reverse)
+    sorts = {
+        kind
+        for kind in ("ORDER BY", "GROUP BY", "DISTINCT")
+        for step in facts.steps
+        if step not in walks and kind in step
+    }
+    return Scan(terms, known, facts.reverse, frozenset(sorts))
+
+
+def _walk(index: Index, backwards: bool) -> tuple[tuple[str, str, bool], ...]:
+    return tuple((term.column or "", term.collation, term.descending != backwards) for term in index.terms)
+
+
+@dataclass(slots=True)
+class _Partial:
+    """The columns of a partial, as they are collected."""
+
+    select: Select
+    shipped: dict[str, Column] = field(default_factory=dict)
+    computed: dict[str, tuple[str, str]] = field(default_factory=dict)  # expression -> (column, definition)
+    merged: dict[str, str] = field(default_factory=dict)  # column -> how combine merges it
+    keys: list[str] = field(default_factory=list)  # columns that combine groups by
+
+    def ship(self, column: Column) -> None:
+        self.shipped.setdefault(column.name.lower(), column)
+
+    def compute(self, expression: str, merge: str | None, *, type_: str = "", collation: str = "BINARY") -> str:
+        known = self.computed.get(expression)
+        if known is not None:
+            return known[0]
+        name = f"mktsim_a{len(self.computed)}"
+        collate = "" if collation.upper() == "BINARY" else f" COLLATE {quote(collation)}"
+        self.computed[expression] = (name, f"{name} {type_}{collate}".rstrip())
+        if merge is None:
+            self.keys.append(name)
+        else:
+            self.merged[name] = merge.format(name)
+        return name
+
+    def columns(self) -> list[str]:
+        names = [quote(column.name) for column in self.shipped.values()]
+        return names + [name for name, _ in self.computed.values()]
+
+    def expressions(self) -> list[str]:
+        alias = quote(self.select.alias)
+        return [f"{alias}.{quote(column.name)}" for column in self.shipped.values()] + list(self.computed)
+
+    def ensure_some(self) -> None:
+        """A row must have a column: ship a constant where nothing is needed."""
+        if not self.shipped and not self.computed:
+            self.compute("NULL", "MIN({})")
+
+    def definitions(self) -> list[str]:
+        return [column.definition() for column in self.shipped.values()] + [
+            text_ for _, text_ in self.computed.values()
+        ]
+
+
+class _Builder:
+    """Builds the plan of one statement."""
+
+    def __init__(self, statement: Statement, facts: Facts, select: Select, catalog: Catalog) -> None:
+        self.statement = statement
+        self.facts = facts
+        self.select = select
+        self.catalog = catalog
+        self.scan = scan_order(select, facts, catalog)
+        self.partial = _Partial(select)
+        self.rules: list[str] = []
+        node = select.node
+        self.where = node.args.get("where")
+        self.condition = f" WHERE {text(select.resolve(self.where.this))}" if self.where is not None else ""
+        limit, offset = node.args.get("limit"), node.args.get("offset")
+        self.limit = None
+        if limit is not None:
+            skip = limit.args.get("offset") or (offset.expression if offset is not None else None)
+            self.limit = Limit(text(limit.expression), text(skip) if skip is not None else None)
+        self.order = select.order_terms()
+        self.keys = select.group_keys()
+        self.distinct = node.args.get("distinct") is not None
+        self.having = node.args.get("having")
+        roots = [*select.items, *(term for term, _ in self.order), *self.keys]
+        self.roots = [select.resolve(root) for root in roots] + (
+            [select.resolve(self.having.this)] if self.having else []
+        )
+        self.calls: dict[str, Node] = {}
+        for root in self.roots:
+            for call in aggregates(root, catalog.aggregates):
+                self.calls.setdefault(text(call), call)
+        if self.condition:
+            self.rules.append("WHERE runs at each vendor: a row's own columns decide it")
+
+    def build(self) -> Plan:
+        if self.calls or self.keys or self.having is not None:
+            return self._grouped()
+        return self._plain()
+
+    # -- rows without aggregates ----------------------------------------------------------------------------------
+
+    def _plain(self) -> Plan:
+        self._ship_roots()
+        if self.scan.terms:
+            self._ship_scan_terms()
+        if not self.scan.known:
+            raise Undecided("SQLite would walk an index on an expression")
+        if self.distinct:
+            return self._distinct()
+        self.partial.ensure_some()
+        ordering = [self._term(node, term) for node, term in self.order] + self._scan_suffix()
+        push = self.limit is not None
+        if push:
+            self.rules.append("LIMIT + OFFSET travels: a vendor's rows past it cannot be among the first")
+        scatter = self._scatter(ordering if push else [], group=None, limit=push)
+        combine = self._combine_rows(ordering, limit=push)
+        return self._plan(scatter, self._gather({}), combine=combine, limit=push)
+
+    def _distinct(self) -> Plan:
+        """DISTINCT keeps each value's first row in scan order; so does each vendor, for its own rows."""
+        if self.scan.backwards:
+            raise Undecided("DISTINCT would be taken in a backward walk")
+        chosen = {text(unwrap(item)).lower() for item in self.select.items}
+        columns = {c.name.lower() for item in self.select.items if (c := self.select.column(unwrap(item))) is not None}
+        if self.select.has_star:
+            columns = {column.name.lower() for column in self.select.table.columns}
+        for node, _ in self.order:
+            column = self.select.column(unwrap(node))
+            if not (column is not None and column.name.lower() in columns) and text(unwrap(node)).lower() not in chosen:
+                raise Undecided("DISTINCT is ordered by what it does not select")
+        if any(name.lower() not in columns for name, _, _ in self.scan.terms):
+            raise Undecided("DISTINCT would be taken in the order of an index on other columns")
+        rowid = self.select.table.rowid
+        plain = all(self.select.column(unwrap(item)) is not None or is_star(item) for item in self.select.items)
+        self.rules.append("DISTINCT runs at each vendor and again in the gather: it is idempotent")
+        push = self.limit is not None
+        if push:
+            self.rules.append("LIMIT + OFFSET travels: DISTINCT is ordered by its own columns, or by first sight")
+        ordering = [self._term(node, term) for node, term in self.order] + self._scan_suffix()
+        if plain:
+            scatter = self._scatter(ordering if push else [], group=None, limit=push, distinct=True)
+        else:
+            # Each value's first row stands for it: SQLite takes bare columns from the row of the one MIN.
+            if rowid is None:
+                raise Undecided("DISTINCT over expressions needs a rowid")
+            first = f"MIN({quote(self.select.alias)}.{rowid})"
+            self.partial.compute(first, "MIN({})")
+            group = [text(self.select.resolve(item)) for item in self.select.items]
+            scatter = self._scatter([*(ordering if push else []), first], group=group, limit=push)
+        self.partial.ensure_some()
+        return self._plan(scatter, self._gather({}), limit=push)
+
+    # -- groups and aggregates ------------------------------------------------------------------------------------
+
+    def _grouped(self) -> Plan:
+        select, facts = self.select, self.facts
+        unknown = (facts.functions & self.catalog.aggregates) - {"count", "sum", "avg", "total"}
+        if unknown:
+            raise Undecided(f"{sorted(unknown)[0]}() has no partial form here")
+        key_texts = {text(unwrap(key)) for key in self.keys}
+        key_columns = {c.name.lower(): c for key in self.keys if (c := select.column(unwrap(key))) is not None}
+        sensitive = any(_varies(column) for column in key_columns.values()) or len(key_columns) < len(self.keys)
+
+        def covered(node: Node) -> bool:
+            return text(unwrap(node)) in key_texts or self._is_aggregate(node)
+
+        for root in self.roots:
+            for node in walk_outside(root, self._is_aggregate):
+                if is_star(node) and not isinstance(node.parent, exp.Count):
+                    for column in select.table.columns:
+                        self.partial.ship(column)
+                    sensitive = True
+                elif (found := select.column(node)) is not None:
+                    self.partial.ship(found)
+            for node in walk_outside(root, covered):
+                found = select.column(node)
+                if found is not None and found.name.lower() not in key_columns:
+                    sensitive = True
+        replacements, extremes, distinct_arguments = self._merge_calls()
+        if sensitive:
+            if not self.scan.by_rowid:
+                raise Undecided("a bare column or a group's spelling depends on a walk that is not by rowid")
+            if extremes > 1 or distinct_arguments:
+                raise Undecided("a bare column or a group's spelling depends on more than one aggregate")
+        if self.keys and "GROUP BY" not in self.scan.sorts and not self.scan.known:
+            raise Undecided("SQLite would group along an index on an expression")
+        if self.keys and "GROUP BY" not in self.scan.sorts and len(key_columns) < len(self.keys):
+            raise Undecided("SQLite would group by an expression along an index")
+        group = [text(key) for key in self.keys] + distinct_arguments
+        push = self._may_push_groups(distinct_arguments)
+        ordering = [self._term(node, term) for node, term in self.order] if push else []
+        scatter = self._scatter(ordering, group=group, limit=push, first_rows=sensitive)
+        combine = None if sensitive else self._combine_groups()
+        self.rules.append("aggregates are merged from each vendor's partials, in SQLite")
+        suffix = []
+        if self.keys and "GROUP BY" not in self.scan.sorts:
+            suffix = [
+                (quote(select.alias) + "." + quote(name), collation, down)
+                for name, collation, down in self.scan.terms
+                if name.lower() in key_columns
+            ]
+        return self._plan(scatter, self._gather(replacements, suffix), combine=combine, limit=push)
+
+    def _may_push_groups(self, distinct_arguments: list[str]) -> bool:
+        if self.limit is None or not self.keys or self.having is not None or self.distinct or distinct_arguments:
+            return False
+        ordered = {text(unwrap(node)) for node, _ in self.order}
+        if ordered != {text(unwrap(key)) for key in self.keys}:
+            return False
+        self.rules.append("LIMIT + OFFSET travels: groups are ordered by all their keys and there is no HAVING")
+        return True
+
+    def _merge_calls(self) -> tuple[dict[str, str], int, list[str]]:
+        """Give each aggregate call its partial columns; return call -> gather text, MIN/MAX count, DISTINCT keys."""
+        replacements: dict[str, str] = {}
+        extremes = 0
+        distinct_arguments: list[str] = []
+        for whole, call in self.calls.items():
+            inner = call.this if isinstance(call, exp.Filter) else call
+            condition = f" FILTER (WHERE {text(call.expression.this)})" if isinstance(call, exp.Filter) else ""
+            name = aggregate_name(inner, self.catalog.aggregates) or ""
+            arguments = _arguments(inner)
+            for argument in arguments:
+                if any(True for _ in aggregates(argument, self.catalog.aggregates)) or argument.find(exp.Order):
+                    raise Undecided(f"{name}() has an argument that is no plain expression")
+            if len(arguments) > 1:
+                raise Undecided(f"{name}() has more than one argument")
+            argument = arguments[0] if arguments else None
+            if isinstance(argument, exp.Distinct):
+                if condition:
+                    raise Undecided("a DISTINCT aggregate has a FILTER")
+                value = argument.expressions[0]
+                type_, collation = self._shape(value)
+                column = self.partial.compute(text(value), None, type_=type_, collation=collation)
+                if text(value) not in distinct_arguments:
+                    distinct_arguments.append(text(value))
+                    self.rules.append(f"the values of {name}(DISTINCT) travel, each once per vendor and group")
+                exact = {"sum": "mktsim_exact_sum", "total": "mktsim_exact_total", "avg": "mktsim_exact_avg"}.get(
+                    name, name
+                )
+                explicit = self._explicit(value, collation)
+                replacements[whole] = f"{exact}(DISTINCT {column}{explicit})"
+                extremes += name in ("min", "max")
+                continue
+            shown = "*" if argument is None else text(argument)
+            if name == "count":
+                column = self.partial.compute(f"COUNT({shown}){condition}", "SUM({0})")
+                replacements[whole] = f"COALESCE(SUM({column}), 0)"
+            elif name in ("min", "max"):
+                if argument is None:
+                    raise Undecided(f"{name}() has no argument")
+                _, collation = self._shape(argument)
+                column = self.partial.compute(
+                    f"{name.upper()}({shown}){condition}", name.upper() + "({0})", collation=collation
+                )
+                replacements[whole] = f"{name.upper()}({column}{self._explicit(argument, collation)})"
+                extremes += 2 if condition else 1
+            else:
+                column = self.partial.compute(f"mktsim_sum({shown}){condition}", "mktsim_sum_merge({0})")
+                if name == "avg":
+                    count = self.partial.compute(f"COUNT({shown}){condition}", "SUM({0})")
+                    replacements[whole] = f"mktsim_avg_value({column}, {count})"
+                else:
+                    replacements[whole] = f"mktsim_{name}_value({column})"
+        return replacements, extremes, distinct_arguments
+
+    def _is_aggregate(self, node: Node) -> bool:
+        inner = node.this if isinstance(node, exp.Filter) else node
+        return aggregate_name(inner, self.catalog.aggregates) is not None
+
+    def _shape(self, node: Node) -> tuple[str, str]:
+        """Return an expression's declared type and collation, as SQLite has them."""
+        column = self.select.column(unwrap(node))
+        if column is not None:
+            return column.type, column.collation
+        program = self._probe(f"SELECT 1 FROM {self.select.source} ORDER BY ({text(node)})")
+        info = next((str(row[5]) for row in program if row[1] == "SorterOpen"), None)
+        match = re.match(r"k\(\d+,-?([^,)]*)", info or "")
+        if match is None:
+            return "", "BINARY"
+        collation = match.group(1)
+        return "", "BINARY" if collation in ("", "B") else collation
+
+    def _explicit(self, node: Node, collation: str) -> str:
+        """Return a COLLATE clause where the argument has one of its own: it then belongs to the result as well."""
+        return f" COLLATE {quote(collation)}" if node.find(exp.Collate) is not None else ""
+
+    def _probe(self, sql: str) -> list[tuple[object, ...]]:
+        bindings = {f"mktsim_p{number}": None for number in range(1, len(self.statement.parameters) + 1)}
+        try:
+            return self.catalog.program(sql, bindings)
+        except Error as error:
+            raise Undecided(f"a fragment does not stand alone ({error})") from error
+
+    # -- texts ----------------------------------------------------------------------------------------------------
+
+    def _ship_roots(self) -> None:
+        if self.select.has_star:
+            for column in self.select.table.columns:
+                if column.shown:
+                    self.partial.ship(column)
+        for root in self.roots:
+            for node in root.find_all(exp.Column):
+                column_ = self.select.column(node)
+                if column_ is not None:
+                    self.partial.ship(column_)
+
+    def _ship_scan_terms(self) -> None:
+        for name, _, _ in self.scan.terms:
+            column = self.select.table.column(name)
+            if column is None or (self.select.has_star and not column.shown):
+                raise Undecided("the walk's order needs a column that cannot be shipped")
+            self.partial.ship(column)
+
+    def _term(self, node: Node, term: exp.Ordered) -> str:
+        """Return one ORDER BY term as it stands at a vendor."""
+        whole = term.copy()
+        whole.set("this", node.copy())
+        return text(whole)
+
+    def _scan_suffix(self) -> list[str]:
+        alias = quote(self.select.alias)
+        return [
+            f"{alias}.{quote(name)} COLLATE {quote(collation)}{' DESC' if down else ''}"
+            for name, collation, down in self.scan.terms
+        ]
+
+    def _scatter(
+        self,
+        ordering: list[str],
+        *,
+        group: list[str] | None,
+        limit: bool,
+        distinct: bool = False,
+        first_rows: bool = False,
+    ) -> ScatterStatement:
+        """Write the statement each vendor runs, and make its row order certain."""
+        self.partial.ensure_some()
+        head = (
+            f"SELECT {'DISTINCT ' if distinct else ''}{', '.join(self.partial.expressions())} FROM {self.select.source}"
+        )
+        tail = self.condition
+        if group is not None:
+            tail += f" GROUP BY {', '.join(group)}" if group else " HAVING COUNT(*) > 0"
+        end = " LIMIT :mktsim_limit" if limit else ""
+        clause = f" ORDER BY {', '.join(ordering)}" if ordering else ""
+        sql = head + tail + clause + end
+        indexed = self._uses_index(sql)
+        if group is None and not distinct:
+            if indexed or self.scan.backwards:
+                direction = " DESC" if self.scan.backwards else ""
+                ties = [f"{quote(self.select.alias)}.{name}{direction}" for name in self._row_order()]
+                sql = f"{head}{tail} ORDER BY {', '.join([*ordering, *ties])}{end}"
+        elif indexed and (distinct or first_rows or (group is not None and "MIN(" in "".join(ordering))):
+            sql = f"{head} NOT INDEXED{tail}{clause}{end}"
+        return ScatterStatement.build(sql, quote(self.select.table.name), self.partial.columns())
+
+    def _row_order(self) -> list[str]:
+        table = self.select.table
+        if table.without_rowid:
+            return [quote(name) for name in table.key]
+        if table.rowid is None:
+            raise Undecided("all three names of the rowid are taken by columns")
+        return [table.rowid]
+
+    def _uses_index(self, sql: str) -> bool:
+        positions, binders = positional(sql)
+        try:
+            steps = self.catalog.vendor_steps(positions, len(binders))
+        except Error as error:
+            raise Undecided(f"a fragment does not stand alone ({error})") from error
+        return any(" INDEX " in step or "MULTI-INDEX" in step for step in steps)
+
+    def _gather(self, replacements: dict[str, str], suffix: list[tuple[str, str, bool]] | None = None) -> str:
+        """Return the user's statement with aggregates replaced, WHERE dropped and the walk's order spelt out."""
+        node = self.select.node.copy()
+        if node.args.get("where") is not None:
+            node.set("where", None)
+
+        def substitute(inner: Node) -> Node:
+            if self._is_aggregate(inner):
+                key = text(self.select.resolve(inner))
+                return sqlglot.parse_one(replacements[key], dialect="sqlite")
+            return inner
+
+        if replacements:
+            node = node.transform(substitute)
+        sql = text(node)
+        extra = [f"{name} COLLATE {quote(coll)}{' DESC' if down else ''}" for name, coll, down in suffix or []]
+        if suffix is None:
+            extra = self._scan_suffix()
+        if extra:
+            order, limit = node.args.get("order"), ""
+            for name in ("limit", "offset"):
+                clause = node.args.get(name)
+                if clause is not None:
+                    limit += " " + text(clause).strip()
+                    node.set(name, None)
+            terms = [text(term) for term in order.expressions] if order else []
+            node.set("order", None)
+            sql = f"{text(node)} ORDER BY {', '.join(terms + extra)}{limit}"
+        return sql
+
+    # -- combine --------------------------------------------------------------------------------------------------
+
+    def _combine_rows(self, ordering: list[str], *, limit: bool) -> Combine | None:
+        """Keep the first limit + offset rows; ordinals break ties as vendors do."""
+        if not limit or self.scan.backwards or all(self.select.table.column(name) for name in ROWID_NAMES):
+            return None
+        alias = quote(self.select.alias)
+        arrival = next(name for name in ROWID_NAMES if self.select.table.column(name) is None)
+        terms = ", ".join([*ordering, f"{alias}.{_ORDINAL}", f"{alias}.{arrival}"])
+        sql = (
+            f"SELECT {_ORDINAL}, {', '.join(self.partial.columns())} FROM {self.select.source} "
+            f"ORDER BY {terms} LIMIT :mktsim_limit"
+        )
+        return self._combine(sql)
+
+    def _combine_groups(self) -> Combine:
+        keys = [quote(column.name) for column in self.partial.shipped.values()] + self.partial.keys
+        group = f" GROUP BY {', '.join(keys)}" if keys else " HAVING COUNT(*) > 0"
+        values = [self.partial.merged.get(name, name) for name in self.partial.columns()]
+        return self._combine(f"SELECT MIN({_ORDINAL}), {', '.join(values)} FROM {self.select.source}{group}")
+
+    def _combine(self, text_: str) -> Combine:
+        name = quote(self.select.table.name)
+        columns = self.partial.columns()
+        sql, binders = positional(text_)
+        return Combine(
+            table=f"CREATE TABLE {name}({', '.join([_ORDINAL + ' INTEGER', *self.partial.definitions()])})",
+            insert=f"INSERT INTO {name} VALUES ({', '.join('?' * (len(columns) + 1))})",
+            sql=sql,
+            binders=binders,
+        )
+
+    def _plan(self, scatter: ScatterStatement, gather: str, *, combine: Combine | None = None, limit: bool) -> Plan:
+        table = f"CREATE TABLE {quote(self.select.table.name)}({', '.join(self.partial.definitions())})"
+        return Plan(
+            statement=self.statement,
+            columns=self.facts.columns,
+            tier="two-phase",
+            scatter=(scatter,),
+            gather=gather,
+            tables=(table,),
+            combine=combine,
+            backwards=self.scan.backwards,
+            limit=self.limit if limit else None,
+            rules=tuple(dict.fromkeys(self.rules)),
+            needs_functions="mktsim_sum(" in scatter.sql,
+        )
+
+
+def _varies(column: Column) -> bool:
+    """Return whether equal values of a column may be spelt differently ('a' and 'A', 1 and 1.0)."""
+    return column.collation.upper() != "BINARY" or affinity(column.type) == "BLOB"
+
+
+def _arguments(call: Node) -> list[Node]:
+    if isinstance(call, exp.Anonymous):
+        return list(call.expressions)
+    inner = call.this
+    found = [] if inner is None or isinstance(inner, exp.Star) else [inner]
+    return found + list(call.expressions)
+
+
+def decompose(statement: Statement, facts: Facts, select: Select, catalog: Catalog) -> Plan:
+    """Return a two-phase plan, or raise :class:`Undecided` with the reason."""
+    plan = _Builder(statement, facts, select, catalog).build()
+    return replace(plan, single_table=True)

@@ -1,0 +1,496 @@
+"""What every vendor store promises, and the guards that all of them share.
+
+Rules
+-----
+* A vendor owns one SQLite database. No connection ever sees two vendors' tables.
+* Every database is made from one template of the store's schema, so that all of them share its byte layout (see
+  `mktsim.storage.images`). The schema changes by migration of the store, never inside a transaction.
+* A transaction commits whole or leaves nothing. While it is open, everybody else sees the state before it.
+* A connection lent for reading cannot write, attach or define anything: SQLite's authorizer and open flags see to it.
+
+What this does not do
+---------------------
+Stores are for one thread. Several processes may share the files of a directory or packed store: SQLite's own locks,
+and the version that a packed commit compares, keep them from overwriting each other.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from types import TracebackType
+from typing import Generic, Protocol, Self, TypeVar
+
+from mktsim.errors import (
+    CorruptImageError,
+    EvaluationError,
+    InvalidArgumentError,
+    MktsimError,
+    ParameterError,
+    ReadOnlyError,
+    SchemaMismatchError,
+    SQLSyntaxError,
+    StorageError,
+    UnknownVendorError,
+)
+from mktsim.sql.schema import Schema
+from mktsim.sqlite import (
+    SQLITE_DENY,
+    SQLITE_OK,
+    AuthError,
+    Connection,
+    CorruptError,
+    Error,
+    ExecTraceAbort,
+    NotADBError,
+    Value,
+    driver,
+)
+from mktsim.storage.images import Template
+
+# What SQLite raises where the file system, not the statement, is at fault.
+_SYSTEM_ERRORS = (driver.FullError, driver.IOError, driver.CantOpenError, driver.BusyError, driver.ReadOnlyError)
+
+#: The longest vendor id that is accepted, in characters.
+MAX_VENDOR_ID_CHARACTERS = 10_000
+
+#: Rows of new tables: table name to rows in declared column order.
+Tables = Mapping[str, Sequence[Sequence[Value]]]
+#: A statement and the values of its placeholders.
+Statement = tuple[str, Sequence[Value]]
+#: A row of an answer.
+Row = tuple[Value, ...]
+#: What a scan yields: a vendor and one list of rows per statement.
+Answer = tuple[str, tuple[list[Row], ...]]
+#: Prepares a connection before statements run on it, for instance registers SQL functions.
+Setup = Callable[[Connection], None]
+
+# Reading, by the names SQLite's authorizer uses. Transactions are reading too: they make a snapshot.
+_READING = frozenset(
+    getattr(driver, f"SQLITE_{name}") for name in ("SELECT", "READ", "FUNCTION", "RECURSIVE", "TRANSACTION")
+)
+_READING_PRAGMAS = frozenset(
+    (
+        *("application_id", "data_version", "encoding", "page_count", "page_size", "schema_version", "user_version"),
+        *("foreign_key_check", "foreign_key_list", "index_info", "index_list", "index_xinfo"),
+        *("integrity_check", "quick_check", "table_info", "table_list", "table_xinfo"),
+    )
+)
+
+
+def shown(vendor_id: str) -> str:
+    """Return an id as error messages show it: quoted and cut to a line."""
+    return repr(vendor_id) if len(vendor_id) <= 60 else f"{vendor_id[:57]!r}... ({len(vendor_id)} characters)"
+
+
+def check_vendor_id(vendor_id: object) -> str:
+    """Return `vendor_id`, or raise :class:`InvalidArgumentError` where it cannot be one.
+
+    Examples
+    --------
+    >>> check_vendor_id("Zoë's/shop")
+    "Zoë's/shop"
+    """
+    if not isinstance(vendor_id, str):
+        raise InvalidArgumentError(f"a vendor id must be a string, not {type(vendor_id).__name__}")
+    if not 0 < len(vendor_id) <= MAX_VENDOR_ID_CHARACTERS:
+        raise InvalidArgumentError(
+            f"a vendor id must have 1 to {MAX_VENDOR_ID_CHARACTERS} characters, not {len(vendor_id)}"
+        )
+    try:
+        vendor_id.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(f"vendor id {shown(vendor_id)} is not valid Unicode: {error}") from None
+    return vendor_id
+
+
+def allow_only_reading(action: int, first: str | None, second: str | None, _schema: object, _trigger: object) -> int:
+    """Answer SQLite's authorizer: reading is allowed, everything else denied."""
+    if action in _READING or (action == driver.SQLITE_PRAGMA and first in _READING_PRAGMAS):
+        return SQLITE_OK
+    return SQLITE_DENY
+
+
+@contextmanager
+def named_errors(what: str, vendor_id: str = "") -> Iterator[None]:
+    """Turn SQLite's and the system's errors inside the block into this package's storage errors."""
+    try:
+        yield
+    except (CorruptError, NotADBError) as error:
+        raise CorruptImageError(f"{what}: damaged: {error}; restore it from a copy", vendor_id=vendor_id) from error
+    except MktsimError:  # Some of them are OSErrors too.
+        raise
+    except (Error, OSError) as error:
+        raise StorageError(f"{what}: {error}") from error
+
+
+@contextmanager
+def vendor_errors(vendor_id: str) -> Iterator[None]:
+    """Name the vendor where its database is damaged or cannot be read or written; other errors are the block's own."""
+    try:
+        yield
+    except MktsimError:
+        raise
+    except (CorruptError, NotADBError, *_SYSTEM_ERRORS) as error:
+        with named_errors(f"vendor {shown(vendor_id)}", vendor_id):
+            raise error
+
+
+def run_statements(connection: Connection, vendor_id: str, statements: list[Statement]) -> tuple[list[Row], ...]:
+    """Return the rows of each statement, or raise the error that names vendor and statement."""
+    sql = ""
+    try:
+        answer = []
+        for sql, values in statements:
+            answer.append(connection.execute(sql, values).fetchall())
+        return tuple(answer)
+    except Exception as error:
+        raise scan_error(error, vendor_id, sql) from error
+
+
+def scan_error(error: Exception, vendor_id: str, sql: str) -> CorruptImageError | EvaluationError:
+    """Return the named error for a statement that failed on a vendor."""
+    if isinstance(error, (CorruptError, NotADBError)):
+        message = f"vendor {shown(vendor_id)}: database damaged: {error}; restore it from a copy"
+        return CorruptImageError(message, vendor_id=vendor_id)
+    return EvaluationError(f"vendor {shown(vendor_id)}: {error}", sql=sql)
+
+
+class Writer:
+    """One vendor's read-write connection, and the rules of a transaction on it.
+
+    Attributes
+    ----------
+    changed : bool
+        Whether the last transaction committed a change of rows or of ``user_version``.
+    """
+
+    __slots__ = ("_committing", "_cookie", "changed", "connection")
+
+    def __init__(self, connection: Connection, cookie: int) -> None:
+        self.connection = connection
+        self.changed = False
+        self._cookie = cookie
+        self._committing = False
+        connection.set_commit_hook(lambda: not self._committing)  # True turns a commit into a rollback
+
+    @contextmanager
+    def transaction(self, finish: Callable[[Connection], None] | None = None) -> Iterator[Connection]:
+        """Run the block in one write transaction; `finish` runs last in it, where something changed."""
+        connection = self.connection
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            before = connection.total_changes(), connection.pragma("user_version")
+            yield connection
+            if connection.authorizer is not None:  # the block's; it would judge our own statements too
+                connection.authorizer = None
+            if connection.get_autocommit():
+                raise StorageError("the block ended its transaction, which was rolled back: leave that to the store")
+            if connection.pragma("schema_version") != self._cookie:
+                raise SchemaMismatchError("the block changed the schema and was rolled back: migrate the store")
+            self.changed = before != (connection.total_changes(), connection.pragma("user_version"))
+            if self.changed and finish is not None:
+                finish(connection)
+            self._committing = self.changed
+            connection.execute("COMMIT" if self.changed else "ROLLBACK")
+        except BaseException:
+            connection.authorizer = None
+            if not connection.get_autocommit():
+                connection.execute("ROLLBACK")
+            raise
+        finally:
+            self._committing = False
+
+
+class Closable(Protocol):
+    """What a :class:`Cache` holds."""
+
+    def close(self) -> None:
+        """Free it."""
+
+
+C = TypeVar("C", bound=Closable)
+
+
+class Cache(Generic[C]):
+    """The most recently used connections. One in use is taken out, so that eviction never closes it under its user."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._entries: OrderedDict[Hashable, C] = OrderedDict()
+
+    def take(self, key: Hashable) -> C | None:
+        """Remove and return the entry of `key`, or None."""
+        return self._entries.pop(key, None)
+
+    def give(self, key: Hashable, entry: C) -> None:
+        """Put an entry back as the most recently used, and close what no longer fits."""
+        self.drop(key)
+        self._entries[key] = entry
+        while len(self._entries) > self._capacity:
+            self._entries.popitem(last=False)[1].close()
+
+    def drop(self, key: Hashable) -> None:
+        """Close the entry of `key`, if there is one."""
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            entry.close()
+
+    def close(self) -> None:
+        """Close all entries."""
+        while self._entries:
+            self._entries.popitem()[1].close()
+
+
+class VendorStore(ABC):
+    """Vendors' databases, grouped by shard.
+
+    Parameters
+    ----------
+    schema : Schema
+        What every vendor database is created from.
+    shards : sequence of str
+        Names of the shards, distinct and not empty.
+    locate : callable
+        Vendor id to shard name.
+    setup : callable, optional
+        Called once on every connection that runs scans or is lent for reading.
+    """
+
+    def __init__(
+        self, schema: Schema, *, shards: Sequence[str], locate: Callable[[str], str], setup: Setup | None = None
+    ) -> None:
+        self.shards: tuple[str, ...] = tuple(shards)
+        if not self.shards or len(set(self.shards)) != len(self.shards):
+            raise InvalidArgumentError(f"shards must be distinct and at least one, not {list(self.shards)[:10]}")
+        for shard in self.shards:
+            if not isinstance(shard, str) or not 0 < len(shard) <= 60 or not shard.isprintable():
+                raise InvalidArgumentError(f"a shard name has 1 to 60 printable characters, not {str(shard)[:80]!r}")
+        self.schema = schema
+        self.setup: Setup = setup if setup is not None else no_setup
+        self.template = Template(schema)
+        self._locate = locate
+        self._known_shards = frozenset(self.shards)
+        self._in_transaction: set[str] = set()
+        self._closed = False
+        self._parameter_counts: dict[str, int] = {}
+        self._probe = self.template.connection()
+        self.setup(self._probe)
+        self._probe.authorizer = allow_only_reading
+
+    # -- what a store must provide ------------------------------------------------------------------------------
+
+    @abstractmethod
+    def vendor_ids(self, shard: str | None = None) -> list[str]:
+        """Return the ids, of one shard or of all, sorted by code point."""
+
+    @abstractmethod
+    def __contains__(self, vendor_id: object) -> bool:
+        """Whether the vendor exists."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many vendors there are."""
+
+    @abstractmethod
+    def create_many(self, vendors: Iterable[tuple[str, Tables]]) -> int:
+        """Create vendors in bulk, in transactions of a few hundred, and return how many.
+
+        Raises
+        ------
+        DuplicateError, InvalidArgumentError
+            A vendor exists or its rows do not fit. Batches committed before it stay; its own batch leaves nothing.
+        """
+
+    @abstractmethod
+    def transaction(self, vendor_id: str) -> AbstractContextManager[Connection]:
+        """Lend a connection for one write transaction: committed at the block's end, rolled back if it raises.
+
+        Everybody else, `read` and `scan` of this process included, sees the state before it until it is committed.
+
+        Raises
+        ------
+        UnknownVendorError, CorruptImageError
+        StorageError
+            It cannot be stored, or a transaction of this vendor is already open; nothing was changed.
+        SchemaMismatchError
+            The block changed the schema; nothing was changed.
+        """
+
+    @abstractmethod
+    def read(self, vendor_id: str) -> AbstractContextManager[Connection]:
+        """Lend a connection on which only reading is possible, for the time of the block."""
+
+    @abstractmethod
+    def delete(self, vendor_id: str) -> None:
+        """Delete the vendor's database."""
+
+    @abstractmethod
+    def version(self, vendor_id: str) -> int:
+        """Return 1 for a new vendor, one more for each committed transaction that changed something."""
+
+    @abstractmethod
+    def image(self, vendor_id: str) -> bytes:
+        """Return the vendor's whole database as the bytes of an SQLite file, its integrity checked."""
+
+    @abstractmethod
+    def restore(self, vendor_id: str, image: bytes) -> None:
+        """Replace the vendor's database by an image, or create the vendor from it.
+
+        Raises
+        ------
+        CorruptImageError
+            SQLite's integrity check finds damage.
+        SchemaMismatchError
+            The image has another schema or text encoding than this store.
+        """
+
+    @abstractmethod
+    def _scan(self, shard: str, statements: list[Statement], vendor_ids: list[str] | None) -> Iterator[Answer]:
+        """Scan with arguments that are already checked; `vendor_ids` are sorted."""
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Free everything; called once."""
+
+    # -- what they share ----------------------------------------------------------------------------------------
+
+    def shard_of(self, vendor_id: str) -> str:
+        """Return the shard that holds the vendor, or would hold it."""
+        shard = self._locate(check_vendor_id(vendor_id))
+        if shard not in self._known_shards:
+            raise InvalidArgumentError(f"vendor {shown(vendor_id)} is placed on {shard!r}, no shard of this store")
+        return shard
+
+    def create(self, vendor_id: str, tables: Tables | None = None) -> None:
+        """Create a vendor, with initial rows if given: table name to rows in declared column order.
+
+        Raises
+        ------
+        DuplicateError
+            The vendor exists.
+        InvalidArgumentError
+            The id or the rows do not fit; NaN is refused, for SQLite would store NULL.
+        """
+        self.create_many([(vendor_id, tables or {})])
+
+    def scan(
+        self, shard: str, statements: Sequence[Statement], *, vendor_ids: Sequence[str] | None = None
+    ) -> Iterator[Answer]:
+        """Run statements on every vendor of a shard, or on those named, in order of id.
+
+        Parameters
+        ----------
+        shard : str
+            Which shard.
+        statements : sequence of (str, sequence of values)
+            Each reads only. All statements of one vendor see one snapshot of its database.
+        vendor_ids : sequence of str, optional
+            Visit these vendors of the shard alone.
+
+        Returns
+        -------
+        iterator of (str, tuple of list of tuple)
+            The vendor, and the rows of each statement.
+
+        Raises
+        ------
+        SQLSyntaxError, ReadOnlyError, ParameterError, InvalidArgumentError
+            Before any vendor is visited.
+        CorruptImageError
+            With `vendor_id`, when the scan reaches a damaged vendor: scan on with the `vendor_ids` after it.
+        EvaluationError
+            A statement failed on a vendor.
+        UnknownVendorError
+            When the scan reaches a named vendor that does not exist in the shard.
+        """
+        self._check_open()
+        self._check_shard(shard)
+        wanted = None if vendor_ids is None else sorted({check_vendor_id(vendor_id) for vendor_id in vendor_ids})
+        return self._scan(shard, self.check_statements(statements), wanted)
+
+    def check_statements(self, statements: Sequence[Statement]) -> list[Statement]:
+        """Return the statements with their parameters as tuples, or raise unless each is one that only reads."""
+        checked: list[Statement] = []
+        for sql, parameters in statements:
+            values = tuple(parameters)
+            if self._parameter_counts.get(sql) != len(values):
+                self._check_statement(sql, values)
+                if len(self._parameter_counts) >= 1_000:
+                    self._parameter_counts.clear()
+                self._parameter_counts[sql] = len(values)
+            checked.append((sql, values))
+        return checked
+
+    def _check_statement(self, sql: str, values: tuple[Value, ...]) -> None:
+        seen: list[str] = []
+
+        def prepared_only(_cursor: object, text: str, _bindings: object) -> bool:
+            seen.append(text)
+            return False
+
+        cursor = self._probe.cursor()
+        cursor.exec_trace = prepared_only
+        try:
+            cursor.execute(sql, values)
+        except ExecTraceAbort:
+            pass
+        except AuthError as error:
+            raise ReadOnlyError("a scan only reads", sql=sql) from error
+        except (driver.BindingsError, TypeError, OverflowError, UnicodeError) as error:
+            raise ParameterError(str(error), sql=sql) from error
+        except Error as error:
+            raise SQLSyntaxError(str(error), sql=sql) from error
+        if not seen or not seen[0].strip() or sql.replace(seen[0], "", 1).strip(" \t\r\n;"):
+            raise SQLSyntaxError("a scan takes exactly one statement per text", sql=sql)
+
+    def close(self) -> None:
+        """Close the store; calling it again does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._probe.close(True)
+            self.template.close()
+            self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{len(self)} vendors"
+        return f"<{type(self).__name__} {state}, {len(self.shards)} shards>"
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StorageError("the store is closed: open it again")
+
+    def _check_shard(self, shard: str) -> None:
+        if shard not in self._known_shards:
+            raise InvalidArgumentError(f"no shard {str(shard)[:80]!r}: the shards are {', '.join(self.shards[:10])}")
+
+    @contextmanager
+    def _exclusively(self, vendor_id: str) -> Iterator[None]:
+        """Hold a vendor against a second transaction, deletion or restore while the block runs."""
+        self._check_open()
+        if vendor_id in self._in_transaction:
+            raise StorageError(f"vendor {shown(vendor_id)} has an open transaction: end it first")
+        self._in_transaction.add(vendor_id)
+        try:
+            yield
+        finally:
+            self._in_transaction.discard(vendor_id)
+
+
+def unknown(vendor_id: str) -> UnknownVendorError:
+    """Return the error for a vendor that does not exist."""
+    return UnknownVendorError(f"no vendor {shown(vendor_id)}: create it first, or check the spelling")
+
+
+def no_setup(_connection: Connection) -> None:
+    """Leave a connection as it is."""

@@ -1,0 +1,278 @@
+"""Vendors in a folder, one SQLite file each: the plain form, which any SQLite tool can open.
+
+Rules
+-----
+* A vendor exists when the catalogue lists it. Its file is complete before it is listed and stays as long as it is
+  listed, so that a crash leaves at most a file that nobody lists, which the next creation of that id replaces.
+* A vendor's version is the application id in its file's header, and so changes in the transaction that it counts.
+
+Theory of operation
+-------------------
+A file's name is a digest of the vendor's id, for ids may hold slashes, quotes and NUL, and be longer than any file
+name. Files are in WAL mode: readers see the last commit while a writer is at work. The most recently used stay open.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Final
+
+from mktsim.errors import DuplicateError
+from mktsim.sql.schema import Schema
+from mktsim.sqlite import Connection, ConstraintError, driver
+from mktsim.sqlite import transaction as file_transaction
+from mktsim.storage.base import (
+    Answer,
+    Cache,
+    Setup,
+    Statement,
+    Tables,
+    VendorStore,
+    Writer,
+    allow_only_reading,
+    check_vendor_id,
+    vendor_errors,
+    named_errors,
+    run_statements,
+    shown,
+    unknown,
+)
+from mktsim.storage.folder import claim, open_file, replace_file
+from mktsim.storage.images import checked, with_application_id, with_journal
+
+_BATCH_VENDORS: Final = 256
+_CATALOGUE: Final = """
+CREATE TABLE IF NOT EXISTS vendors(
+    id TEXT NOT NULL PRIMARY KEY, shard TEXT NOT NULL, deleting INTEGER NOT NULL DEFAULT 0) STRICT;
+CREATE INDEX IF NOT EXISTS vendors_by_shard ON vendors(shard, id);
+"""
+
+
+class _Opened:
+    """A connection to a vendor's file, and which file (inode) that was when it was opened."""
+
+    __slots__ = ("connection", "inode", "writer")
+
+    def __init__(self, connection: Connection, inode: int, writer: Writer | None = None) -> None:
+        self.connection = connection
+        self.inode = inode
+        self.writer = writer
+
+    def close(self) -> None:
+        self.connection.close(True)
+
+
+class DirectoryStore(VendorStore):
+    """A :class:`VendorStore` of one file a vendor, for up to some ten thousand.
+
+    Parameters
+    ----------
+    path : str or Path
+        The folder.
+    open_vendors : int
+        How many vendors stay open for reading, three file descriptors each; a quarter as many for writing.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        schema: Schema,
+        *,
+        shards: Sequence[str],
+        locate: Callable[[str], str],
+        setup: Setup | None = None,
+        open_vendors: int = 96,
+    ) -> None:
+        super().__init__(schema, shards=shards, locate=locate, setup=setup)
+        self._readers: Cache[_Opened] = Cache(open_vendors)
+        self._writers: Cache[_Opened] = Cache(max(1, open_vendors // 4))
+        self._catalogue: Connection | None = None
+        try:
+            self.path = claim(path, "directory", schema, self.shards)
+            with named_errors(f"store {self.path}"):
+                self._catalogue = open_file(self.path / "catalogue.sqlite")
+                self._catalogue.execute(_CATALOGUE).fetchall()
+                for (vendor_id,) in self._catalogue.execute("SELECT id FROM vendors WHERE deleting").fetchall():
+                    self._finish_deletion(str(vendor_id))
+        except BaseException:
+            self.close()
+            raise
+
+    # -- files --------------------------------------------------------------------------------------------------
+
+    def vendor_path(self, vendor_id: str) -> Path:
+        """Return the file of a vendor."""
+        name = hashlib.sha256(check_vendor_id(vendor_id).encode()).hexdigest()[:40]
+        return self.path / name[:2] / f"{name}.sqlite"
+
+    @contextmanager
+    def _listed(self, vendor_id: str = "") -> Iterator[Connection]:
+        """Lend the catalogue; raise where it does not list `vendor_id`."""
+        self._check_open()
+        assert self._catalogue is not None
+        with named_errors(f"store {self.path}, vendor {shown(vendor_id)}", vendor_id):
+            if vendor_id and vendor_id not in self:
+                raise unknown(vendor_id)
+            yield self._catalogue
+
+    @contextmanager
+    def _opened(self, vendor_id: str, *, writable: bool) -> Iterator[_Opened]:
+        """Lend a connection to a vendor's file; one whose use failed is closed."""
+        path = self.vendor_path(vendor_id)
+        cache = self._writers if writable else self._readers
+        with self._listed(vendor_id):
+            opened = cache.take(vendor_id)
+            inode = os.stat(path).st_ino
+            if opened is not None and opened.inode != inode:  # Another process has made the vendor anew.
+                opened.close()
+                opened = None
+            if opened is None:
+                opened = self._open(path, inode, writable=writable)
+        try:
+            yield opened
+        except BaseException:
+            opened.close()
+            raise
+        if opened.connection.txn_state("main") == driver.SQLITE_TXN_NONE:
+            cache.give(vendor_id, opened)
+        else:  # A statement still runs, and would hold an old snapshot.
+            opened.close()
+
+    def _open(self, path: Path, inode: int, *, writable: bool) -> _Opened:
+        # Readers are opened for writing too, though they may not: the last connection to a file folds its write-ahead
+        # log into it, which one opened for reading cannot.
+        connection = open_file(path)
+        if writable:
+            return _Opened(connection, inode, Writer(connection, self.template.cookie))
+        self.setup(connection)
+        connection.execute("PRAGMA query_only = 1")
+        connection.authorizer = allow_only_reading
+        return _Opened(connection, inode)
+
+    def _finish_deletion(self, vendor_id: str) -> None:
+        assert self._catalogue is not None
+        _remove(self.vendor_path(vendor_id), "", "-wal", "-shm")
+        self._catalogue.execute("DELETE FROM vendors WHERE id = ? AND deleting", (vendor_id,))
+
+    # -- vendors ------------------------------------------------------------------------------------------------
+
+    def vendor_ids(self, shard: str | None = None) -> list[str]:
+        with self._listed() as catalogue:
+            if shard is None:
+                rows = catalogue.execute("SELECT id FROM vendors WHERE NOT deleting ORDER BY id")
+            else:
+                self._check_shard(shard)
+                rows = catalogue.execute(
+                    "SELECT id FROM vendors WHERE shard = ? AND NOT deleting ORDER BY id", (shard,)
+                )
+            return [str(row[0]) for row in rows]
+
+    def __contains__(self, vendor_id: object) -> bool:
+        check_vendor_id(vendor_id)
+        with self._listed() as catalogue:
+            found = catalogue.execute("SELECT 1 FROM vendors WHERE id = ? AND NOT deleting", (vendor_id,))
+            return found.fetchone() is not None
+
+    def __len__(self) -> int:
+        with self._listed() as catalogue:
+            return int(catalogue.execute("SELECT COUNT(*) FROM vendors WHERE NOT deleting").get)
+
+    def create_many(self, vendors: Iterable[tuple[str, Tables]]) -> int:
+        self._check_open()
+        count = 0
+        waiting: list[tuple[str, str, bytes]] = []
+        for vendor_id, tables in vendors:
+            waiting.append((vendor_id, self.shard_of(vendor_id), self.template.fill(vendor_id, tables)))
+            count += 1
+            if len(waiting) == _BATCH_VENDORS:
+                self._add(waiting)
+                waiting.clear()
+        self._add(waiting)
+        return count
+
+    def _add(self, vendors: list[tuple[str, str, bytes]]) -> None:
+        """Write the files of new vendors, and list them in one transaction of the catalogue."""
+        with self._listed() as catalogue, file_transaction(catalogue):
+            for vendor_id, shard, image in vendors:
+                if catalogue.execute("SELECT deleting FROM vendors WHERE id = ?", (vendor_id,)).fetchone() == (1,):
+                    self._finish_deletion(vendor_id)
+                try:
+                    catalogue.execute("INSERT INTO vendors(id, shard) VALUES(?, ?)", (vendor_id, shard))
+                except ConstraintError as error:
+                    raise DuplicateError(f"vendor {shown(vendor_id)} exists already") from error
+                path = self.vendor_path(vendor_id)
+                path.parent.mkdir(exist_ok=True)
+                _remove(path, "-wal", "-shm")  # A log that a crash left would be taken for the new vendor's.
+                replace_file(path, with_journal(with_application_id(image, 1), 2), path.with_suffix(".new"))
+
+    @contextmanager
+    def transaction(self, vendor_id: str) -> Iterator[Connection]:
+        with self._exclusively(vendor_id), self._opened(vendor_id, writable=True) as opened:
+            assert opened.writer is not None
+            with vendor_errors(vendor_id), opened.writer.transaction(_count_version) as connection:
+                yield connection
+
+    @contextmanager
+    def read(self, vendor_id: str) -> Iterator[Connection]:
+        with self._opened(vendor_id, writable=False) as opened, vendor_errors(vendor_id):
+            yield opened.connection
+
+    def delete(self, vendor_id: str) -> None:
+        with self._exclusively(vendor_id), self._listed(vendor_id) as catalogue:
+            catalogue.execute("UPDATE vendors SET deleting = 1 WHERE id = ?", (vendor_id,))
+            self._readers.drop(vendor_id)
+            self._writers.drop(vendor_id)
+            self._finish_deletion(vendor_id)
+
+    def version(self, vendor_id: str) -> int:
+        with self.read(vendor_id) as connection:
+            return int(connection.pragma("application_id"))
+
+    def image(self, vendor_id: str) -> bytes:
+        with self.read(vendor_id) as connection, named_errors(f"vendor {shown(vendor_id)}", vendor_id):
+            return checked(with_application_id(with_journal(connection.serialize("main"), 1), 0), vendor_id)
+
+    def restore(self, vendor_id: str, image: bytes) -> None:
+        self._check_open()
+        shard = self.shard_of(vendor_id)
+        adopted = self.template.adopt(image, vendor_id)
+        with self._exclusively(vendor_id):
+            if vendor_id not in self:
+                self._add([(vendor_id, shard, adopted)])
+                return
+            with self._opened(vendor_id, writable=True) as opened:
+                version = int(opened.connection.pragma("application_id"))
+                source = self.template.connection(with_application_id(adopted, version + 1))
+                with closing(source), opened.connection.backup("main", source, "main") as backup:
+                    backup.step()
+
+    def _scan(self, shard: str, statements: list[Statement], vendor_ids: list[str] | None) -> Iterator[Answer]:
+        for vendor_id in self.vendor_ids(shard) if vendor_ids is None else vendor_ids:
+            if vendor_ids is not None and self.shard_of(vendor_id) != shard:
+                raise unknown(vendor_id)
+            with self._opened(vendor_id, writable=False) as opened:
+                if len(statements) > 1:  # One statement is a snapshot of its own.
+                    opened.connection.execute("BEGIN")
+                rows = run_statements(opened.connection, vendor_id, statements)
+                if len(statements) > 1:
+                    opened.connection.execute("COMMIT")
+            yield vendor_id, rows
+
+    def _close(self) -> None:
+        self._readers.close()
+        self._writers.close()
+        if self._catalogue is not None:
+            self._catalogue.close(True)
+
+
+def _count_version(connection: Connection) -> None:
+    connection.execute(f"PRAGMA application_id = {int(connection.pragma('application_id')) + 1}")
+
+
+def _remove(path: Path, *suffixes: str) -> None:
+    for suffix in suffixes:
+        Path(f"{path}{suffix}").unlink(missing_ok=True)

@@ -1,0 +1,184 @@
+"""Scan one shard file: the hot loop of a packed store, in the store's process or in a worker.
+
+Theory of operation
+-------------------
+A shard file has one row a vendor, whose image is a whole SQLite database. The loop reads image after image, in order
+of id and from one snapshot of the shard file, hands each to a :class:`~mktsim.storage.vfs.Reader`, and runs the
+statements on cursors that keep them compiled. The store's own writes and those of other processes are seen by every
+scan that starts after their commit.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from mktsim.errors import CorruptImageError, EvaluationError, MktsimError
+from mktsim.sqlite import Connection
+from mktsim.storage.base import Answer, Row, Setup, Statement, named_errors, no_setup, scan_error, unknown
+from mktsim.storage.folder import open_file
+from mktsim.storage.images import checked
+from mktsim.storage.vfs import Reader, ReaderPool
+
+_COLUMNS: Final = "SELECT id, schema_digest, image FROM vendors"
+# The file is mapped into memory as far as SQLite allows (2 GB): that spares a system call and a copy a page.
+_MMAP_BYTES: Final = 1 << 40
+
+
+class ShardScanner:
+    """Reads one shard file of a packed store; see :func:`open_scanner`.
+
+    Parameters
+    ----------
+    path : str or Path
+        The shard file.
+    setup : callable, optional
+        Called once on every connection that runs statements.
+    """
+
+    def __init__(self, path: str | Path, setup: Setup | None = None) -> None:
+        self.path = Path(path)
+        self._readers = ReaderPool(setup if setup is not None else no_setup)
+        self._idle: list[Connection] = []
+        with self._connection():
+            pass  # A file that cannot be opened is named here, not in the middle of a query.
+
+    @contextmanager
+    def _connection(self) -> Iterator[Connection]:
+        """Lend a connection to the shard file: scans may be nested, each needs its own."""
+        with named_errors(f"shard file {self.path}"):
+            if self._idle:
+                connection = self._idle.pop()
+            else:
+                connection = open_file(self.path, writable=False)
+                connection.execute(f"PRAGMA mmap_size = {_MMAP_BYTES}").fetchall()
+            try:
+                yield connection
+            except GeneratorExit:  # The scan was left before its end; its cursors are closed.
+                self._idle.append(connection)
+                raise
+            except BaseException:
+                connection.close(True)
+                raise
+            self._idle.append(connection)
+
+    def scan(self, statements: list[Statement], *, vendor_ids: list[str] | None = None) -> Iterator[Answer]:
+        """Yield every vendor of the file, or those of `vendor_ids`, with the rows of each statement.
+
+        The arguments are trusted: :meth:`VendorStore.check_statements` has checked the statements, and the ids are
+        sorted. Errors are those of :meth:`VendorStore.scan`.
+        """
+        readers: dict[str, Reader] = {}
+        failed = False
+        digest: str | None = None
+        with self._connection() as connection:
+            rows = _images(connection, vendor_ids)
+            try:
+                for vendor_id, new_digest, image in rows:
+                    if new_digest != digest:
+                        digest = new_digest
+                        if digest not in readers:
+                            readers[digest] = self._readers.take(digest, image)
+                        reader = readers[digest]
+                        file = reader.file
+                        prepared = [(reader.connection.cursor().execute, sql, values) for sql, values in statements]
+                    file.image = image
+                    file.is_new = True
+                    answer: list[list[Row]] = []
+                    sql = ""
+                    try:
+                        for execute, sql, values in prepared:
+                            answer.append(execute(sql, values).fetchall())
+                    except Exception as error:
+                        failed = True
+                        raise _named(error, vendor_id, sql, image) from error
+                    yield vendor_id, tuple(answer)
+            finally:
+                rows.close()
+                for used, reader in readers.items():
+                    if failed:
+                        reader.close()
+                    else:
+                        self._readers.give(used, reader)
+
+    @contextmanager
+    def read(self, vendor_id: str) -> Iterator[Connection]:
+        """Lend a connection that reads one vendor's database as it is now."""
+        with self._connection() as connection:
+            row = connection.execute(f"{_COLUMNS} WHERE id = ?", (vendor_id,)).fetchone()
+        if row is None:
+            raise unknown(vendor_id)
+        with self._readers.lend(str(row[1]), row[2]) as lent:
+            yield lent
+
+    def close(self) -> None:
+        """Close all connections; a scan that is under way ends with an error."""
+        self._readers.close()
+        while self._idle:
+            self._idle.pop().close(True)
+
+
+def _images(connection: Connection, vendor_ids: list[str] | None) -> Generator[tuple[str, str, bytes], None, None]:
+    """Yield id, schema digest and image of the vendors, from one snapshot of the shard file."""
+    cursor = connection.cursor()
+    if vendor_ids is None:
+        try:
+            yield from cursor.execute(f"{_COLUMNS} ORDER BY id")
+        finally:
+            cursor.close(True)
+        return
+    cursor.execute("BEGIN")
+    try:
+        for vendor_id in vendor_ids:
+            row = cursor.execute(f"{_COLUMNS} WHERE id = ?", (vendor_id,)).fetchone()
+            if row is None:
+                raise unknown(vendor_id)
+            yield row
+    finally:
+        connection.execute("ROLLBACK")
+
+
+def _named(error: Exception, vendor_id: str, sql: str, image: bytes) -> MktsimError:
+    """Return the named error: damage shows itself in many ways, so that the image is looked at closely."""
+    named = scan_error(error, vendor_id, sql)
+    if isinstance(named, EvaluationError):
+        try:
+            checked(image, vendor_id)
+        except CorruptImageError as damage:
+            return damage
+    return named
+
+
+_scanners: dict[tuple[object, ...], ShardScanner] = {}
+
+
+def open_scanner(path: str | Path, setup: Setup | None = None) -> ShardScanner:
+    """Return this process's scanner of a shard file, opening it at most once.
+
+    This is how worker processes scan: the task names the file and an importable `setup`. The cache knows the process,
+    so that a forked worker opens its own, and the file's identity, so that a file made anew is not mistaken.
+
+    Raises
+    ------
+    StorageError
+        The file cannot be read.
+    """
+    with named_errors(f"shard file {path}"):
+        status = os.stat(path)
+    place = (os.getpid(), str(path), setup)
+    key = (*place, status.st_dev, status.st_ino)
+    scanner = _scanners.get(key)
+    if scanner is None:
+        for stale in [known for known in _scanners if known[:3] == place]:
+            _scanners.pop(stale).close()
+        scanner = _scanners[key] = ShardScanner(path, setup)
+    return scanner
+
+
+def close_scanners() -> None:
+    """Close every scanner that :func:`open_scanner` opened in this process."""
+    for key in [key for key in _scanners if key[0] == os.getpid()]:
+        _scanners.pop(key).close()

@@ -1,0 +1,205 @@
+"""Keyed randomness: a draw is looked up by what it is for, never by when it is asked for.
+
+Rules
+-----
+Element i of ``uniform(stream, request, n)`` is vendor i's draw. It depends on (seed, path, stream, request, i) and on
+nothing else: not on n, not on what was drawn before, not on the process, the platform or the version of numpy. So a
+vendor keeps its latency when the fan-out width, the hedging or the engine changes, and two scenarios of one seed are
+compared under common random numbers without any bookkeeping.
+
+Theory of operation
+-------------------
+Philox is a block cipher run over a counter: ``words = cipher(key, counter)``, four 64-bit words a block. The key is a
+128-bit BLAKE2b digest of (seed, path, stream); the counter's low word is the block, its second word the request. Word
+i of a request is thus word ``i % 4`` of block ``i // 4``, one cipher call away: `uniform_at` need not draw its
+predecessors. The raw words of numpy's Philox are guaranteed not to change (NEP 19), those of its Generator methods
+are not, so the step from a word to a number is made here: its upper 52 bits k give (k + 1/2) / 2**52, which is exact
+in float64 and can be neither 0 nor 1; logarithms of u and of 1 - u are always finite.
+
+What this does not do
+---------------------
+It does not keep state, so it cannot tell two uses of one (stream, request, i) apart: give each purpose its own stream
+name. `generator` hands out a stateful numpy Generator for the few algorithms that need one; its draws repeat for the
+same numpy version, and do depend on the order in which they are taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from operator import index as as_integer
+from typing import Any, Final
+
+import numpy as np
+from numpy.random import Generator, Philox, SeedSequence
+from numpy.random.bit_generator import ISeedSequence
+from numpy.typing import NDArray
+
+from mktsim.errors import InvalidArgumentError
+
+_SHIFT: Final = np.uint64(12)  # 64 - 52 bits
+_EXPONENT: Final = np.uint64(0x3FF0_0000_0000_0000)  # of a float64 in [1, 2)
+_OFFSET: Final = 1.0 - 2.0**-53  # 1 + k / 2**52 less this is (k + 1/2) / 2**52, without rounding
+
+
+class _Key(ISeedSequence):
+    """Hands Philox its key as it is; without it numpy reads the system's entropy for nothing (4 us a call)."""
+
+    def __init__(self, words: NDArray[np.uint64]) -> None:
+        self._words = words
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> NDArray[np.uint64]:
+        """Return the key."""
+        return self._words
+
+
+def _digest(purpose: str, *parts: str | int) -> bytes:
+    """Hash `parts` so that no two different tuples, nor two purposes, share an encoding."""
+    state = hashlib.blake2b(digest_size=16, person=purpose.encode())
+    for part in parts:
+        kind, text = ("s", part) if isinstance(part, str) else ("i", hex(as_integer(part)))
+        data = text.encode("utf-8", "surrogatepass")
+        state.update(f"{kind}{len(data)}:".encode())
+        state.update(data)
+    return state.digest()
+
+
+@lru_cache(maxsize=1024)
+def _philox_key(seed: int, path: tuple[str, ...], stream: str) -> _Key:
+    return _Key(np.frombuffer(_digest("mktsim.uniform", seed, *path, stream), dtype="<u8").astype(np.uint64))
+
+
+def _to_unit(words: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Turn words into float64 in (0, 1), in their own memory."""
+    words >>= _SHIFT
+    words |= _EXPONENT
+    numbers = words.view(np.float64)
+    numbers -= _OFFSET
+    return numbers
+
+
+def _count(name: str, value: int, limit: int) -> int:
+    """Check a count that numbers something from zero; whole numbers of numpy count as such."""
+    try:
+        number = as_integer(value)
+    except TypeError:
+        raise InvalidArgumentError(f"{name} must be a whole number, not {value!r:.80}") from None
+    if not 0 <= number < limit:
+        shown = str(number) if number.bit_length() < 256 else f"one of {number.bit_length()} bits"
+        raise InvalidArgumentError(f"{name} must be from 0 to 2**{limit.bit_length() - 1} - 1, not {shown}")
+    return number
+
+
+def _text(name: str, value: str) -> str:
+    if not isinstance(value, str):
+        raise InvalidArgumentError(f"{name} must be a string, not {value!r:.80}")
+    return value
+
+
+def _path(names: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(names, str):
+        raise InvalidArgumentError(f"path must be a tuple of strings, not the string {names!r:.80}")
+    return tuple(_text("an element of path", name) for name in names)
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """A family of independent random streams, all of them functions of one seed.
+
+    Parameters
+    ----------
+    seed : int
+        From 0 to 2**128 - 1.
+    path : tuple of str
+        The names of the children that led here; see :meth:`child`.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If the seed is no such number or the path holds anything but strings.
+
+    Examples
+    --------
+    >>> streams = Streams(7)
+    >>> float(streams.uniform("service", request=3, n=5)[4]) == streams.uniform_at("service", request=3, index=4)
+    True
+    >>> streams.child("replication 1")
+    Streams(seed=7, path=('replication 1',))
+    """
+
+    seed: int
+    path: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seed", _count("seed", self.seed, 1 << 128))
+        object.__setattr__(self, "path", _path(self.path))
+
+    def uniform(self, stream: str, request: int, n: int, *, first: int = 0) -> NDArray[np.float64]:
+        """Draw one number for each of the vendors `first` to ``first + n - 1``.
+
+        Parameters
+        ----------
+        stream : str
+            What the numbers are for, e.g. ``"service"``.
+        request : int
+            Which request they belong to, from 0 to 2**64 - 1.
+        n : int
+            How many vendors.
+        first : int
+            The first of them; the numbers are those that a draw from vendor 0 on would give them.
+
+        Returns
+        -------
+        ndarray of float64, shape (n,)
+            Independent, uniform in the open interval (0, 1); of a longer n, a shorter one is the prefix.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If `stream` is no string, or `request`, `n` or `first` no such number.
+
+        Notes
+        -----
+        O(n), about 4 ns an element after 2 us.
+        """
+        size = _count("n", n, 1 << 48)
+        block, lane = divmod(_count("first", first, 1 << 48), 4)
+        return _to_unit(self._philox(stream, request, block).random_raw(lane + size)[lane:])
+
+    def uniform_at(self, stream: str, request: int, index: int) -> float:
+        """Draw vendor `index`'s number alone, bit for bit ``uniform(stream, request, n)[index]``, in O(1).
+
+        Parameters and errors are those of :meth:`uniform`.
+        """
+        block, lane = divmod(_count("index", index, 1 << 48), 4)
+        return float(_to_unit(self._philox(stream, request, block).random_raw(4))[lane])
+
+    def _philox(self, stream: str, request: int, block: int) -> Philox:
+        counter = np.array((block, _count("request", request, 1 << 64), 0, 0), dtype=np.uint64)
+        return Philox(_philox_key(self.seed, self.path, _text("stream", stream)), counter=counter)  # type: ignore[arg-type]
+
+    def generator(self, *key: str | int) -> Generator:
+        """Return a new numpy Generator that depends on the seed, the path and `key` alone.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If a part of `key` is neither a string nor a whole number.
+
+        Examples
+        --------
+        >>> a, b = Streams(7).generator("faults", 1), Streams(7).generator("faults", 1)
+        >>> bool(a.random() == b.random())
+        True
+        """
+        for part in key:
+            if not isinstance(part, str | int | np.integer):
+                raise InvalidArgumentError(f"a generator's key is made of strings and whole numbers, not {part!r:.80}")
+        digest = _digest("mktsim.generator", self.seed, len(self.path), *self.path, *key)
+        return Generator(Philox(SeedSequence(int.from_bytes(digest, "little"))))
+
+    def child(self, name: str) -> Streams:
+        """Return the family of that name below this one: independent of this one and of every sibling."""
+        return Streams(self.seed, (*self.path, _text("name", name)))

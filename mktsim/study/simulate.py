@@ -1,0 +1,217 @@
+"""One scenario simulated: sojourn times with their intervals, and where they come from."""
+
+from __future__ import annotations
+
+import html
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mktsim import sqlite
+from mktsim.errors import InvalidArgumentError
+from mktsim.placement import ConsistentHashRing
+from mktsim.sim.vectorised import Hosts, unsupported, vectorised_sojourn_times
+from mktsim.sqlite import Value
+from mktsim.streams import Streams
+from mktsim.study.coordinated import coordinated_sojourn_times, vendor_ids
+from mktsim.study.scenario import Scenario
+from mktsim.study.statistics import Interval, mean_interval, quantile_interval, samples_for_quantile
+
+Engine = Literal["auto", "event", "vectorised"]
+_MAX_REQUESTS: Final = 10_000_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StudyResult:
+    """What a simulation gave, with all that is needed to repeat it.
+
+    Attributes
+    ----------
+    scenario : Scenario
+    seed : int
+    engine : "event" or "vectorised"
+        The one that ran.
+    preset_date : str
+        Of the scenario's preset.
+    sojourn_time_ms : ndarray of float64, shape (requests,)
+        From the client and back to it, one a request, independent.
+    rows : list of tuple, or None
+        The query's answer, where the event engine executed it.
+    versions : mapping of str to str
+        Of the programs that took part.
+    """
+
+    scenario: Scenario
+    seed: int
+    engine: str
+    preset_date: str
+    sojourn_time_ms: NDArray[np.float64]
+    rows: list[tuple[Value, ...]] | None = None
+    versions: Mapping[str, str] = field(default_factory=lambda: program_versions())
+
+    def quantile(self, p: float, *, confidence: float = 0.95) -> Interval:
+        """Estimate a quantile of the sojourn time in ms, with its order-statistic interval.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If there are too few requests; the message names the number needed.
+        """
+        return quantile_interval(self.sojourn_time_ms, p, confidence=confidence)
+
+    @property
+    def p50(self) -> Interval:
+        """Median sojourn time in ms; see :meth:`quantile`."""
+        return self.quantile(0.5)
+
+    @property
+    def p99(self) -> Interval:
+        """99th percentile of the sojourn time in ms; see :meth:`quantile`. Needs 299 requests."""
+        return self.quantile(0.99)
+
+    @property
+    def mean(self) -> Interval:
+        """Mean sojourn time in ms; needs 2 requests."""
+        return mean_interval(self.sojourn_time_ms)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Seed, engine, preset and its date, versions and parameters: what a chart's caption needs."""
+        return {
+            "seed": self.seed,
+            "engine": self.engine,
+            "preset": self.scenario.preset,
+            "preset_date": self.preset_date,
+            "requests": len(self.sojourn_time_ms),
+            "versions": dict(self.versions),
+            "scenario": self.scenario.to_dict(),
+        }
+
+    def summary(self) -> pd.DataFrame:
+        """Tabulate mean, p50, p90 and p99 in ms; what has too few requests is NaN and says what it needs."""
+        n = len(self.sojourn_time_ms)
+        rows = []
+        for name, p in (("mean", None), ("p50", 0.5), ("p90", 0.9), ("p99", 0.99)):
+            needed = 2 if p is None else samples_for_quantile(p)
+            if n < needed:
+                rows.append((name, np.nan, np.nan, np.nan, n, f"needs {needed} requests"))
+            else:
+                interval = self.mean if p is None else self.quantile(p)
+                rows.append((name, interval.estimate, interval.low, interval.high, n, ""))
+        return pd.DataFrame(rows, columns=["statistic", "estimate_ms", "low_ms", "high_ms", "n", "note"])
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return one row a request: its number and its sojourn time in ms."""
+        return pd.DataFrame({"request": np.arange(len(self.sojourn_time_ms)), "sojourn_time_ms": self.sojourn_time_ms})
+
+    def __repr__(self) -> str:
+        return (
+            f"<StudyResult {len(self.sojourn_time_ms)} requests over {self.scenario.vendors:,} vendors, "
+            f"{self.engine} engine, seed {self.seed}: median {np.median(self.sojourn_time_ms):.4g} ms>"
+        )
+
+    def _repr_html_(self) -> str:
+        caption = (
+            f"simulated ({self.engine} engine), {self.scenario.vendors:,} vendors, preset {self.scenario.preset} of "
+            f"{self.preset_date}, seed {self.seed}"
+        )
+        table: str = self.summary().to_html(index=False, float_format=lambda x: f"{x:.4g}", na_rep="")
+        return f"<div>{html.escape(caption)}</div>{table}"
+
+
+@cache
+def program_versions() -> Mapping[str, str]:
+    """Look up the versions of the programs that decide a result."""
+    found = {"python": platform.python_version(), "sqlite": sqlite.VERSION}
+    for package in ("mktsim", "numpy", "scipy", "simpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # Run from a source tree that was never installed.
+            found[package] = "unknown"
+    return found
+
+
+def simulate(
+    scenario: Scenario, *, requests: int, seed: int, engine: Engine = "auto", execute: bool = True
+) -> StudyResult:
+    """Simulate requests of one client that sends the next when it has the last answer.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        What is asked, of whom, in which world.
+    requests : int
+        How many.
+    seed : int
+        Decides every draw: same seed, same result, in either engine.
+    engine : "auto", "event" or "vectorised"
+        The event engine runs the real coordinator over real SQLite databases in simulated time and keeps the answer's
+        rows; the vectorised one computes the same times, bit for bit, as arrays. "auto" takes the vectorised one
+        wherever it covers the scenario.
+    execute : bool
+        False lets the event engine answer for every vendor with one vendor's partial: right times, no rows.
+
+    Returns
+    -------
+    StudyResult
+
+    Raises
+    ------
+    InvalidArgumentError
+        If an argument is out of range or the engine does not cover the scenario.
+    QueryError
+        If the event engine runs and the statement is at fault.
+
+    Examples
+    --------
+    >>> result = simulate(Scenario(vendors=100, preset="cloudflare-2026"), requests=400, seed=1)
+    >>> 220 < result.p50.estimate < 280
+    True
+    """
+    _check(scenario, requests, engine)
+    if not isinstance(execute, bool):
+        raise InvalidArgumentError(f"execute must be True or False, not {execute!r:.80}")
+    streams = Streams(seed)
+    name, times_ms, rows = run(scenario, streams, requests, engine=engine, execute=execute)
+    return StudyResult(scenario, streams.seed, name, scenario.load_preset().date, times_ms, rows)
+
+
+def _check(scenario: Scenario, requests: int, engine: str) -> None:
+    if not isinstance(scenario, Scenario):
+        raise InvalidArgumentError(f"needs a Scenario, not {scenario!r:.80}")
+    if not isinstance(requests, int) or isinstance(requests, bool) or not 1 <= requests <= _MAX_REQUESTS:
+        raise InvalidArgumentError(f"requests must be a whole number from 1 to {_MAX_REQUESTS:,}, not {requests!r:.80}")
+    if engine not in ("auto", "event", "vectorised"):
+        raise InvalidArgumentError(f'engine must be "auto", "event" or "vectorised", not {engine!r:.80}')
+
+
+def place(scenario: Scenario) -> Hosts | None:
+    """Return the machine of each vendor by the scenario's ring, or None where each has its own."""
+    if scenario.shards is None:
+        return None
+    ring = ConsistentHashRing([f"s{i:07d}" for i in range(scenario.shards)], virtual_nodes=scenario.virtual_nodes)
+    return np.asarray(ring.assign(vendor_ids(scenario.vendors)), np.intp)
+
+
+def run(
+    scenario: Scenario, streams: Streams, requests: int, *, engine: Engine, execute: bool = True
+) -> tuple[str, NDArray[np.float64], list[tuple[Value, ...]] | None]:
+    """Run requests 0 to `requests` - 1 and return the engine that ran, the sojourn times in ms and the rows."""
+    hosts, world = place(scenario), scenario.world
+    covered = unsupported(world, leaves=scenario.vendors, width=scenario.width, hosts=hosts) is None
+    if engine == "event" or (engine == "auto" and not covered):
+        times, rows = coordinated_sojourn_times(
+            scenario, streams, requests=range(requests), hosts=hosts, execute=execute
+        )
+        return "event", times * 1e3, rows
+    times = vectorised_sojourn_times(
+        world, streams, leaves=scenario.vendors, requests=range(requests), width=scenario.width, hosts=hosts
+    )
+    return "vectorised", times * 1e3, None
