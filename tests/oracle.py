@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import zlib
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -69,7 +70,7 @@ def split(connection: Connection, vendors: int, *, how: str = "contiguous", empt
         order = "" if without_rowid else "ORDER BY rowid"
         rows = connection.execute(f"SELECT {listed} FROM {quote(table)} NOT INDEXED {order}").fetchall()
         for place, row in enumerate(rows):
-            vendor = place * vendors // len(rows) if how == "contiguous" else hash(repr(row)) % vendors
+            vendor = place * vendors // len(rows) if how == "contiguous" else zlib.crc32(repr(row).encode()) % vendors
             marks = ", ".join("?" * len(row))
             fleet[vendor].execute(f"INSERT INTO {quote(table)}({listed}) VALUES ({marks})", row)
     return fleet

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mktsim.errors import InvalidArgumentError
@@ -57,6 +57,8 @@ def test_another_process_with_another_hash_seed_makes_the_same() -> None:
 
 @settings(max_examples=25)
 @given(st.integers(0, 2500), st.integers(0, 120), st.sampled_from([0.0, 1.0, 1.7]), st.sampled_from([0.0, 0.5, 6.0]))
+@example(first=970, vendors=60, skew=1.0, reviews=0.5)
+@example(first=1450, vendors=120, skew=1.0, reviews=6.0)
 def test_a_range_equals_that_part_of_the_whole(first: int, vendors: int, skew: float, reviews: float) -> None:
     """Vendor v's rows do not depend on where a range starts or ends, across blocks and batches."""
     shape: dict[str, Any] = {"products": 40, "seed": 3, "skew": skew, "reviews": reviews}

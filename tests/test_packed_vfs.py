@@ -14,7 +14,7 @@ import pytest
 from mktsim.errors import StorageError
 from mktsim.sql.schema import Schema
 from mktsim.sqlite import Connection, connect, driver
-from mktsim.storage import PackedStore, ShardScanner, close_scanners, open_scanner
+from mktsim.storage import PackedStore, ShardScanner, close_scanners, open_scanner, open_store
 from mktsim.storage.base import no_setup
 from mktsim.storage.images import Template
 from mktsim.storage.vfs import ImageFile, Reader, ReaderPool
@@ -136,13 +136,17 @@ def test_a_restored_image_with_other_root_pages_is_answered_from_its_own_tables(
         "REINDEX",
     ],
 )
-def test_a_lent_reader_only_reads(store: PackedStore, statement: str) -> None:
+@pytest.mark.parametrize("kind", ["memory", "directory", "packed"])
+def test_a_lent_reader_only_reads(kind: str, statement: str, tmp_path: Path) -> None:
     """Nothing a borrower executes may change a database or leave anything behind for the next borrower."""
-    with store.read("v01") as connection:
-        with pytest.raises((driver.AuthError, driver.ReadOnlyError)):
-            connection.execute(statement).fetchall()
-        assert connection.execute("SELECT COUNT(*) FROM products").get == 10
-        assert connection.execute("PRAGMA integrity_check").get == "ok"
+    path = None if kind == "memory" else tmp_path / kind
+    with open_store(kind, path, SCHEMA, shards=["s"], locate=lambda _: "s") as store:
+        store.create("v01", {"products": products("v01", 1)})
+        with store.read("v01") as connection:
+            with pytest.raises((driver.AuthError, driver.ReadOnlyError)):
+                connection.execute(statement).fetchall()
+            assert connection.execute("SELECT COUNT(*) FROM products").get == 10
+            assert connection.execute("PRAGMA integrity_check").get == "ok"
 
 
 def test_a_reader_with_a_statement_still_running_is_not_lent_again(store: PackedStore) -> None:

@@ -81,9 +81,10 @@ class SimLoop(asyncio.BaseEventLoop):
     _clock_resolution: float
 
     def __init__(self, environment: simpy.Environment | None = None) -> None:
-        if environment is not None and not isinstance(environment, simpy.Environment):
-            raise InvalidArgumentError(f"environment must be a simpy.Environment, not {environment!r:.80}")
         super().__init__()
+        if environment is not None and not isinstance(environment, simpy.Environment):
+            super().close()  # A loop that was begun and not closed would warn.
+            raise InvalidArgumentError(f"environment must be a simpy.Environment, not {environment!r:.80}")
         self._clock_resolution = 0.0
         self.environment = simpy.Environment() if environment is None else environment
         # The queue is SimPy's; it is read here to look at its head and to drop timers that were cancelled.
@@ -243,8 +244,11 @@ def sim_run(coroutine: Coroutine[Any, Any, T], *, environment: simpy.Environment
         raise InvalidArgumentError(f"sim_run() takes a coroutine, not {coroutine!r:.80}")
 
     def run() -> T:
-        with asyncio.Runner(loop_factory=lambda: SimLoop(environment)) as runner:
-            return runner.run(coroutine)
+        try:
+            with asyncio.Runner(loop_factory=lambda: SimLoop(environment)) as runner:
+                return runner.run(coroutine)
+        finally:
+            coroutine.close()  # Of use only where it never started.
 
     try:
         asyncio.get_running_loop()

@@ -49,6 +49,7 @@ _TICKS_PER_MS: Final = 2.0**30 / 1000.0
 _MAX_TICKS: Final = 2.0**50  # 12 days, so that some thousands of the longest still add up without overflow.
 
 Ticks = NDArray[np.int64]
+_BLOCK: Final = 1 << 14
 _ZERO = Constant(0.0)
 _ONE = Constant(1.0)
 
@@ -170,8 +171,12 @@ _LATENCIES: Final = ("base", "pace", "link_out", "link_back", "service", "aggreg
 def _draw(latency: Latency, streams: Streams, stream: str, request: int, n: int, pace: float = 1.0) -> Ticks:
     if isinstance(latency, Constant):  # The same ticks without spending a million uniforms on them.
         return np.full(n, to_ticks(np.array([latency.ms * pace]))[0])
-    ms = latency.sample(streams.uniform(stream, request, n))
-    return to_ticks(ms if pace == 1.0 else ms * pace)
+    u = streams.uniform(stream, request, n)
+    ticks = np.empty(n, np.int64)
+    for start in range(0, n, _BLOCK):  # In blocks, which stay in the processor's cache: at a million it saves a tenth.
+        ms = latency.sample(u[start : start + _BLOCK])
+        ticks[start : start + _BLOCK] = to_ticks(ms if pace == 1.0 else ms * pace)
+    return ticks
 
 
 def tree_levels(leaves: int, width: int | None) -> list[int]:

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mktsim.errors import InvalidArgumentError, ReadOnlyError, SQLSyntaxError, UnsupportedQueryError
+from mktsim.sql import lexer
 from mktsim.sql.exact import register
 from mktsim.sql.lexer import PREFIX, Statement
 from mktsim.sql.schema import Schema
@@ -135,6 +136,10 @@ class Facts:
         The lines of EXPLAIN QUERY PLAN.
     reverse : bool
         Whether the program walks a table or index backwards.
+    opened : frozenset of str
+        Tables the program opens, in lower case: a join by NATURAL or USING reads columns unreported.
+    compares_silently : bool
+        Whether the statement, or a view it reads, has NATURAL or USING.
     """
 
     columns: tuple[str, ...]
@@ -142,6 +147,8 @@ class Facts:
     functions: frozenset[str]
     steps: tuple[str, ...]
     reverse: bool
+    opened: frozenset[str]
+    compares_silently: bool
 
 
 class Catalog:
@@ -171,6 +178,15 @@ class Catalog:
             register(self.whole)
             for statement in self.statements(relaxed=self.relaxed):
                 self.whole.execute(statement)
+
+        self._roots = {
+            page: str(name).lower()
+            for page, name in self.whole.execute("SELECT rootpage, tbl_name FROM sqlite_schema WHERE rootpage > 0")
+        }
+        self._view_words = {
+            str(name).lower(): set(lexer.read(str(sql)).words)
+            for name, sql in self.whole.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'view'")
+        }
 
     def _is_sharded(self, name: str) -> bool:
         column = self.schema.shard_column
@@ -244,12 +260,20 @@ class Catalog:
             if code == SQLITE_READ and first is not None:
                 reads.setdefault(first.lower(), set()).update([second] if second else [])
         steps = tuple(str(row[3]) for row in self.whole.execute(statement.normal, bindings, explain=2))
+        try:
+            program = self.program(statement.normal, bindings)
+        except UnicodeDecodeError:  # A blob that is no text stands in the program.
+            program = []
+        opened = {self._roots.get(row[3]) for row in program if row[1] == "OpenRead"} if program else set(self.tables)
+        texts = [set(statement.words), *(words for name, words in self._view_words.items() if name in reads)]
         return Facts(
             columns=tuple(columns),
             reads={name: frozenset(names) for name, names in reads.items()},
             functions=frozenset(str(second).lower() for code, _, second, _, _ in events if code == SQLITE_FUNCTION),
             steps=steps,
-            reverse=_walks_backwards(self, statement.normal, bindings),
+            reverse=_walks_backwards(program),
+            opened=frozenset(name for name in opened if name is not None),
+            compares_silently=any(words & {"NATURAL", "USING"} for words in texts),
         )
 
     def program(
@@ -274,11 +298,7 @@ class Catalog:
         return SQLSyntaxError(text, sql=statement.sql, position=position)
 
 
-def _walks_backwards(catalog: Catalog, sql: str, bindings: dict[str, None]) -> bool:
-    try:
-        program = catalog.program(sql, bindings)
-    except UnicodeDecodeError:  # A blob that is no text stands in the program; the parser refuses it for the same reason.
-        return False
+def _walks_backwards(program: list[tuple[object, ...]]) -> bool:
     stored = {row[2] for row in program if row[1] == "OpenRead"}
     return any(row[1] in ("Last", "Prev", "SeekLT", "SeekLE") and row[2] in stored for row in program)
 

@@ -99,7 +99,7 @@ class Planner:
         catalog = self.catalog
         facts = catalog.facts(statement)
         self._refuse(statement, facts)
-        if not any(name in catalog.tables for name in facts.reads):
+        if not any(name in catalog.tables for name in facts.reads.keys() | facts.opened):
             tables = catalog.schema.statements if _SCHEMA_TABLES & facts.reads.keys() else ()
             return Plan(
                 statement, facts.columns, "local", (), statement.normal, tables, reason="it reads no table of a vendor"
@@ -159,9 +159,8 @@ class Planner:
         catalog = self.catalog
         scatter = []
         rules = []
-        # The authorizer does not report columns that only NATURAL or USING compare.
-        implicit = not {"NATURAL", "USING"}.isdisjoint(statement.words)
-        for name, read in sorted(facts.reads.items()):
+        reads = {name: facts.reads.get(name, frozenset()) for name in facts.reads.keys() | facts.opened}
+        for name, read in sorted(reads.items()):
             table = catalog.tables.get(name)
             if table is None or table.kind == "view":
                 continue
@@ -170,7 +169,7 @@ class Planner:
                 condition = _pushable(source)
             if condition:
                 rules.append(f"WHERE runs at each vendor for {table.name}: it names no other table")
-            if implicit:
+            if facts.compares_silently:  # The authorizer does not report what NATURAL and USING compare.
                 read = frozenset(column.name for column in table.columns)
             scatter.append(self._ship(table, read, condition))
         shipped = sum(statement_.width for statement_ in scatter)

@@ -35,11 +35,11 @@ from mktsim.storage.base import (
     Writer,
     allow_only_reading,
     check_vendor_id,
-    vendor_errors,
     named_errors,
     run_statements,
     shown,
     unknown,
+    vendor_errors,
 )
 from mktsim.storage.folder import claim, open_file, replace_file
 from mktsim.storage.images import checked, with_application_id, with_journal

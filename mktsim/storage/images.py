@@ -164,7 +164,7 @@ class Template:
 
 
 def _rebuilt(image: bytes) -> bytes:
-    """Return the image with the page size and layout of a template; a file is needed, for VACUUM keeps both in memory."""
+    """Return the image vacuumed to a template's page size: in a file, for VACUUM in memory keeps the page size."""
     with TemporaryDirectory(prefix="mktsim-") as folder:
         path = Path(folder) / "image.sqlite"
         path.write_bytes(image)

@@ -16,11 +16,11 @@ from mktsim.storage.base import (
     VendorStore,
     Writer,
     check_vendor_id,
-    vendor_errors,
     named_errors,
     run_statements,
     shown,
     unknown,
+    vendor_errors,
 )
 from mktsim.storage.images import checked
 from mktsim.storage.vfs import ReaderPool

@@ -38,10 +38,10 @@ from mktsim.storage.base import (
     VendorStore,
     Writer,
     check_vendor_id,
-    vendor_errors,
     named_errors,
     shown,
     unknown,
+    vendor_errors,
 )
 from mktsim.storage.folder import claim, file_name, open_file
 from mktsim.storage.images import checked, open_quickly
@@ -191,20 +191,20 @@ class PackedStore(VendorStore):
 
     @contextmanager
     def transaction(self, vendor_id: str) -> Iterator[Connection]:
-        with self._file_of(vendor_id) as file, self._exclusively(vendor_id):
-            active = self._activate(file, vendor_id)
-        try:
-            with self._exclusively(vendor_id), vendor_errors(vendor_id):
-                with active.writer.transaction() as connection:
+        with self._exclusively(vendor_id):
+            with self._file_of(vendor_id) as file:
+                active = self._activate(file, vendor_id)
+            try:
+                with vendor_errors(vendor_id), active.writer.transaction() as connection:
                     yield connection
                 if active.writer.changed:
                     with self._file_of(vendor_id) as file:
                         self._store(file, vendor_id, active.version, connection.serialize("main"))
                     active.version += 1
-        except BaseException:
-            active.close()
-            raise
-        self._active.give(vendor_id, active)
+            except BaseException:
+                active.close()  # What is loaded may be ahead of what is stored.
+                raise
+            self._active.give(vendor_id, active)
 
     def _activate(self, file: Connection, vendor_id: str) -> _Active:
         """Return the vendor's database loaded at its present version."""

@@ -42,6 +42,7 @@ class ShardScanner:
     def __init__(self, path: str | Path, setup: Setup | None = None) -> None:
         self.path = Path(path)
         self._readers = ReaderPool(setup if setup is not None else no_setup)
+        self._open: set[Connection] = set()
         self._idle: list[Connection] = []
         with self._connection():
             pass  # A file that cannot be opened is named here, not in the middle of a query.
@@ -54,6 +55,7 @@ class ShardScanner:
                 connection = self._idle.pop()
             else:
                 connection = open_file(self.path, writable=False)
+                self._open.add(connection)
                 connection.execute(f"PRAGMA mmap_size = {_MMAP_BYTES}").fetchall()
             try:
                 yield connection
@@ -61,6 +63,7 @@ class ShardScanner:
                 self._idle.append(connection)
                 raise
             except BaseException:
+                self._open.discard(connection)
                 connection.close(True)
                 raise
             self._idle.append(connection)
@@ -117,8 +120,9 @@ class ShardScanner:
     def close(self) -> None:
         """Close all connections; a scan that is under way ends with an error."""
         self._readers.close()
-        while self._idle:
-            self._idle.pop().close(True)
+        self._idle.clear()
+        while self._open:
+            self._open.pop().close(True)
 
 
 def _images(connection: Connection, vendor_ids: list[str] | None) -> Generator[tuple[str, str, bytes], None, None]:

@@ -28,6 +28,18 @@ Engine = Literal["auto", "event", "vectorised"]
 _MAX_REQUESTS: Final = 10_000_000
 
 
+@cache
+def program_versions() -> Mapping[str, str]:
+    """Look up the versions of the programs that decide a result."""
+    found = {"python": platform.python_version(), "sqlite": sqlite.VERSION}
+    for package in ("mktsim", "numpy", "scipy", "simpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # Run from a source tree that was never installed.
+            found[package] = "unknown"
+    return found
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class StudyResult:
     """What a simulation gave, with all that is needed to repeat it.
@@ -54,7 +66,7 @@ class StudyResult:
     preset_date: str
     sojourn_time_ms: NDArray[np.float64]
     rows: list[tuple[Value, ...]] | None = None
-    versions: Mapping[str, str] = field(default_factory=lambda: program_versions())
+    versions: Mapping[str, str] = field(default_factory=program_versions)
 
     def quantile(self, p: float, *, confidence: float = 0.95) -> Interval:
         """Estimate a quantile of the sojourn time in ms, with its order-statistic interval.
@@ -124,18 +136,6 @@ class StudyResult:
         )
         table: str = self.summary().to_html(index=False, float_format=lambda x: f"{x:.4g}", na_rep="")
         return f"<div>{html.escape(caption)}</div>{table}"
-
-
-@cache
-def program_versions() -> Mapping[str, str]:
-    """Look up the versions of the programs that decide a result."""
-    found = {"python": platform.python_version(), "sqlite": sqlite.VERSION}
-    for package in ("mktsim", "numpy", "scipy", "simpy"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # Run from a source tree that was never installed.
-            found[package] = "unknown"
-    return found
 
 
 def simulate(

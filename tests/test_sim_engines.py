@@ -1,0 +1,196 @@
+"""Two engines, one answer: events and arrays agree bit for bit, and closed forms agree with both."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pytest
+import simpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mktsim.errors import InvalidArgumentError
+from mktsim.sim.events import event_sojourn_times
+from mktsim.sim.latency import Constant, Empirical, Exponential, Gamma, Latency, LogNormal, Mixture, Pareto, Shifted, Uniform
+from mktsim.sim.vectorised import unsupported, vectorised_sojourn_times
+from mktsim.sim.world import World
+from mktsim.streams import Streams
+
+# Whole milliseconds, so that many things happen at one instant: ties are where two engines part.
+_tied = st.one_of(
+    st.builds(Constant, st.integers(0, 3)), st.just(Empirical((0.0, 1.0, 2.0))), st.just(Empirical((1.0, 5.0)))
+)
+_smooth: st.SearchStrategy[Latency] = st.one_of(
+    st.builds(Exponential, st.floats(0.01, 100)),
+    st.builds(lambda m, f: LogNormal(m, m * f), st.floats(0.01, 100), st.floats(1.01, 50)),
+    st.builds(Uniform, st.floats(0, 1), st.floats(1.5, 10)),
+    st.builds(Gamma, st.floats(0.2, 5), st.floats(0.1, 10)),
+    st.builds(Pareto, st.floats(0.01, 5), st.floats(1.1, 5)),
+    st.just(Mixture((0.95, 0.05), (Exponential(2.0), Shifted(100.0, Exponential(20.0))))),
+)
+_latencies = st.one_of(_tied, _smooth)
+_costs = st.one_of(st.just(0.0), st.integers(1, 2), st.floats(0, 0.5))
+_worlds = st.builds(
+    World,
+    base=_latencies,
+    pace=st.one_of(st.just(Constant(1.0)), st.just(LogNormal(1.0, 2.0))),
+    link_out=_latencies,
+    link_back=_latencies,
+    service=_latencies,
+    aggregator_service=_latencies,
+    workers=st.integers(1, 3),
+    fan_out_ms=_costs,
+    fan_in_ms=_costs,
+    window=st.one_of(st.none(), st.integers(1, 40)),
+)
+
+
+@st.composite
+def scatters(draw: st.DrawFn) -> tuple[World, dict[str, Any]]:
+    """A world and a scatter that both engines cover."""
+    world = draw(_worlds)
+    leaves = draw(st.one_of(st.integers(1, 60), st.integers(61, 600)))
+    shape = draw(st.sampled_from(("flat", "tree", "hosts")))
+    arguments: dict[str, Any] = {"leaves": leaves, "requests": range(draw(st.integers(1, 3)))}
+    if shape == "tree":
+        arguments["width"] = draw(st.integers(2, 20))
+    elif shape == "hosts":
+        world = world.replace(window=None)
+        random_hosts = np.random.default_rng(draw(st.integers(0, 1 << 32)))
+        arguments["hosts"] = random_hosts.integers(0, draw(st.integers(1, leaves)), leaves)
+    return world, arguments
+
+
+@settings(max_examples=400, deadline=None)
+@given(scatters(), st.integers(0, 1 << 40))
+def test_events_equal_vectors_bit_for_bit(scatter: tuple[World, dict[str, Any]], seed: int) -> None:
+    """Windows, costs, trees, shared hosts, ties: the same seed gives the same times to the last bit."""
+    world, arguments = scatter
+    events = event_sojourn_times(world, Streams(seed), **arguments)
+    vectors = vectorised_sojourn_times(world, Streams(seed), **arguments)
+    assert events.tobytes() == vectors.tobytes()
+
+
+@pytest.mark.parametrize("width", [None, 71])
+@pytest.mark.parametrize("window", [None, 6])
+def test_events_equal_vectors_at_five_thousand_leaves(width: int | None, window: int | None) -> None:
+    """As above, at the size that a figure in the documentation speaks of."""
+    world = World(
+        link_out=LogNormal(1, 5),
+        link_back=Uniform(0.1, 0.2),
+        service=Exponential(1.0),
+        fan_out_ms=0.003,
+        fan_in_ms=0.01,
+        window=window,
+    )
+    events = event_sojourn_times(world, Streams(11), leaves=5000, width=width)
+    vectors = vectorised_sojourn_times(world, Streams(11), leaves=5000, width=width)
+    assert events.tobytes() == vectors.tobytes()
+
+
+def test_draws_made_in_the_order_of_use_break_the_equality() -> None:
+    """The equality test can fail: a generator that remembers gives two engines two answers."""
+
+    class Remembering(World):
+        """Draws each call's durations from a shared generator, as most simulators do."""
+
+        def hops(self, *args: Any, **kwargs: Any) -> Any:
+            out, service, back = super().hops(*args, **kwargs)
+            return (out * state.random()).astype(np.int64), service, back
+
+    state = random.Random(1)
+    world = Remembering(link_out=LogNormal(5, 50))
+    events = event_sojourn_times(world, Streams(1), leaves=50)
+    assert events.tobytes() != vectorised_sojourn_times(world, Streams(1), leaves=50).tobytes()
+
+
+def test_the_same_seed_gives_the_same_times_in_another_process() -> None:
+    """Neither the process nor its hash seed has a say."""
+    program = (
+        "from mktsim.sim.events import event_sojourn_times as e; from mktsim.sim.world import *;"
+        "from mktsim.streams import Streams; w = load_preset('cloudflare-2026').world;"
+        "print(e(w, Streams(5), leaves=300, requests=range(3), width=20).tobytes().hex())"
+    )
+    runs = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={"PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        ).stdout
+        for hash_seed in ("0", "1")
+    }
+    assert len(runs) == 1
+
+
+def test_what_the_array_engine_does_not_cover_it_refuses_by_name() -> None:
+    """Feedback between queues and sending is never approximated."""
+    hosts = np.zeros(10, np.intp)
+    for world, width, reason in (
+        (World(window=3), None, "window of 3 with shared hosts"),
+        (World(), 4, "tree over shared hosts"),
+    ):
+        with pytest.raises(InvalidArgumentError, match=reason):
+            vectorised_sojourn_times(world, Streams(1), leaves=10, width=width, hosts=hosts)
+        assert event_sojourn_times(world, Streams(1), leaves=10, width=width, hosts=hosts)[0] == 0
+    assert unsupported(World(window=10), leaves=10, hosts=hosts) is None
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"leaves": 0},
+        {"leaves": True},
+        {"leaves": 5, "width": 1},
+        {"leaves": 5, "requests": [-1]},
+        {"leaves": 5, "hosts": np.array([0, 1])},
+        {"leaves": 2, "hosts": np.array([0, -1])},
+    ],
+)
+def test_bad_scatters_are_named_errors(arguments: dict[str, Any]) -> None:
+    """Both engines check alike, before any work."""
+    for engine in (event_sojourn_times, vectorised_sojourn_times):
+        with pytest.raises(InvalidArgumentError):
+            engine(World(), Streams(1), **arguments)
+
+
+def test_a_million_leaves_take_tens_of_milliseconds() -> None:
+    """A loose bound of 400 ms guards against a loop per leaf; the documented figure is below 40 ms."""
+    world = World(link_out=Uniform(0.1, 0.2), service=LogNormal(0.009, 0.014), fan_in_ms=0.003)
+    walls = []
+    for _ in range(3):
+        start = perf_counter()
+        vectorised_sojourn_times(world, Streams(1), leaves=1_000_000)
+        walls.append(perf_counter() - start)
+    assert min(walls) < 0.4
+
+
+def test_the_event_engine_runs_within_a_third_of_plain_simpy() -> None:
+    """Leaves a second against one SimPy process a leaf, same machine, best of three: at least a third."""
+    world = World(link_out=Exponential(1.0))
+    delays = Exponential(1.0).sample(Streams(1).uniform("d", 0, 5000)).tolist()
+
+    def plain() -> None:
+        environment = simpy.Environment()
+
+        def leaf(delay: float):  # type: ignore[no-untyped-def]
+            yield environment.timeout(delay)
+
+        environment.run(simpy.AllOf(environment, [environment.process(leaf(delay)) for delay in delays]))
+
+    def best(run: Any) -> float:
+        walls = []
+        for _ in range(3):
+            start = perf_counter()
+            run()
+            walls.append(perf_counter() - start)
+        return min(walls)
+
+    assert best(lambda: event_sojourn_times(world, Streams(1), leaves=5000)) < 3 * best(plain)
