@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -384,15 +385,27 @@ class Grammar:
             sql = self._joined(tables)
         else:
             sql = self._with(tables)
-        return sql, tuple(self._params)
+        values: list[Value] = []
+
+        def number(match: re.Match[str]) -> str:
+            values.append(self._params[int(match.group(1))])
+            return "?"
+
+        # Only now is it known which of the drawn parameters the statement has, and in which order.
+        return re.sub("\x01(\\d+)\x01", number, sql), tuple(values)
+
+    def _parameter(self, value: Value) -> str:
+        self._params.append(value)
+        return f"\x01{len(self._params) - 1}\x01"
 
     def _literal(self) -> str:
         value = self.value(self._pick(("INTEGER", "REAL", "TEXT")))
         if self._chance(0.2):
-            self._params.append(value)
-            return "?"
+            return self._parameter(value)
         if value is None:
             return "NULL"
+        if isinstance(value, bytes):
+            return f"x'{value.hex()}'"
         if isinstance(value, float):
             return "9e999" if value == math.inf else "-9e999" if value == -math.inf else repr(value)
         if isinstance(value, str):
@@ -446,7 +459,7 @@ class Grammar:
             return ""
         limit = self._pick(("1", "3", "5", "-1", "0", "2 + 1", "?"))
         if limit == "?":
-            self._params.append(self._pick((0, 2, 4)))
+            limit = self._parameter(self._pick((0, 2, 4)))
         if self._chance(0.4):
             return f" LIMIT {limit} OFFSET {self._pick(('0', '1', '2', '-1'))}"
         return f" LIMIT {limit}"
@@ -461,14 +474,13 @@ class Grammar:
     def _plain(self, tables: Mapping[str, Sequence[str]]) -> str:
         source, columns, _ = self._table(tables)
         items = [self._scalar(columns) for _ in range(1 + self._random.randrange(3))]
+        distinct = "DISTINCT " if self._chance(0.3) else ""
+        terms = [*(items if distinct and self._chance(0.7) else columns), *map(str, range(1, len(items) + 1))]
         if self._chance(0.25):
-            items = ["*"]
+            items, terms = ["*"], list(columns)
         elif self._chance(0.3):
             items[0] += f" AS {self._pick(('a', 'b', 'k'))}"
-        distinct = "DISTINCT " if self._chance(0.3) else ""
         where = self._where(columns)
-        names = [item.split(" AS ")[0] for item in items if item != "*"] if distinct else []
-        terms = [*(names or columns), *(str(place + 1) for place in range(len(items)) if items != ["*"])]
         return f"SELECT {distinct}{', '.join(items)} FROM {source}{where}{self._order(terms)}{self._limit()}"
 
     def _aggregate(self, columns: Sequence[str]) -> str:
@@ -501,11 +513,11 @@ class Grammar:
         sql = f"SELECT {', '.join(aliased)} FROM {source}{where}"
         if keys:
             listed = [str(place + 1) if self._chance(0.2) else key for place, key in enumerate(keys)]
-            listed = ["1" if _is_number(key) else key for key in listed]
+            listed = [str(place + 1) if _is_literal(key) else key for place, key in enumerate(listed)]
             sql += f" GROUP BY {', '.join(listed)}"
         if keys and self._chance(0.3):
             sql += f" HAVING {self._aggregate(columns)} {self._pick(('>', '<', '=', 'IS NOT'))} {self._literal()}"
-        terms = [*(str(place + 1) for place in range(len(items))), *(key for key in keys if not _is_number(key))]
+        terms = [*(str(place + 1) for place in range(len(items))), *(key for key in keys if not _is_literal(key))]
         return sql + self._order(terms, 0.5 if keys else 0.1) + self._limit()
 
     def _window(self, tables: Mapping[str, Sequence[str]]) -> str:
@@ -551,5 +563,6 @@ class Grammar:
         )  # fmt: skip
 
 
-def _is_number(text: str) -> bool:
-    return text.lstrip("-").replace(".", "").isdigit() or text.startswith(("'", "?", "NULL", "9e", "-9e", "1e", "-1e", "5e"))
+def _is_literal(text: str) -> bool:
+    """Return whether a GROUP BY or ORDER BY term would be read as a position or a constant."""
+    return re.match(r"-?[\d.]+(e[-+]?\d+)?\Z|'|x'|NULL\Z|\x01", text) is not None

@@ -16,7 +16,18 @@ from hypothesis import strategies as st
 
 from mktsim.errors import InvalidArgumentError
 from mktsim.sim.events import event_sojourn_times
-from mktsim.sim.latency import Constant, Empirical, Exponential, Gamma, Latency, LogNormal, Mixture, Pareto, Shifted, Uniform
+from mktsim.sim.latency import (
+    Constant,
+    Empirical,
+    Exponential,
+    Gamma,
+    Latency,
+    LogNormal,
+    Mixture,
+    Pareto,
+    Shifted,
+    Uniform,
+)
 from mktsim.sim.vectorised import unsupported, vectorised_sojourn_times
 from mktsim.sim.world import World
 from mktsim.streams import Streams
@@ -66,7 +77,7 @@ def scatters(draw: st.DrawFn) -> tuple[World, dict[str, Any]]:
     return world, arguments
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(scatters(), st.integers(0, 1 << 40))
 def test_events_equal_vectors_bit_for_bit(scatter: tuple[World, dict[str, Any]], seed: int) -> None:
     """Windows, costs, trees, shared hosts, ties: the same seed gives the same times to the last bit."""

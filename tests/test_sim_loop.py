@@ -57,10 +57,12 @@ def test_gather_taskgroup_timeout_and_wait_for_work_unchanged() -> None:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(after(d, str(d))) for d in (3, 1)]
         assert [task.result() for task in tasks] == ["3", "1"]
-        with pytest.raises(ExceptionGroup):
+        try:
             async with asyncio.TaskGroup() as group:
                 sibling = group.create_task(after(1e6, ""))
                 group.create_task(asyncio.wait_for(asyncio.Event().wait(), 1))
+        except* TimeoutError:
+            pass
         assert sibling.cancelled()
         assert loop().time() == 7
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,7 @@ def test_a_tree_has_every_node_under_one_parent(leaves: int, width: int) -> None
     levels = tree_levels(leaves, width)
     assert levels[0] == leaves
     assert levels[-1] <= width
-    assert all(above == math.ceil(below / width) for below, above in zip(levels, levels[1:], strict=False))
+    assert all(above == math.ceil(below / width) for below, above in pairwise(levels))
 
 
 # --- the network ---------------------------------------------------------------------------------------------------
@@ -177,9 +178,7 @@ def ms(seconds: float) -> float:
 
 def test_the_worked_example_of_the_module_holds() -> None:
     """fan_out 1, link 2 and 3, service 4, fan_in 1: taken in at 11 and 12 ms, handlers run at 7 and 8."""
-    world = World(
-        link_out=Constant(2), link_back=Constant(3), service=Constant(4), fan_out_ms=1, fan_in_ms=1
-    )
+    world = World(link_out=Constant(2), link_back=Constant(3), service=Constant(4), fan_out_ms=1, fan_in_ms=1)
 
     async def body(network: SimNetwork, loop: SimLoop) -> None:
         network.add_hosts("leaf", ["vendor/a", "vendor/b"])

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Executor
+from functools import partial
 from html import escape
 from os import PathLike
 from pathlib import Path
@@ -118,13 +119,13 @@ class Marketplace:
         network: Network | None,
         seed: int,
         clock: Callable[[], float] | None,
-        takes_orders: bool,
+        fill: Callable[[VendorStore], object] | None = None,
     ) -> None:
         streams = Streams(seed)
         self.on = Subscriptions()
         self._path = path
         self._layout = layout
-        self._takes_orders = takes_orders
+        self._fill = fill
         self._network: Network = network if network is not None else InProcessNetwork()
         self._first_attempts: dict[str, asyncio.Future[dict[str, Any] | None]] = {}
         self._run = 0
@@ -233,7 +234,6 @@ class Marketplace:
                 network=network,
                 seed=seed,
                 clock=clock,
-                takes_orders=True,
             )
 
         return Opening(make)
@@ -274,7 +274,7 @@ class Marketplace:
         def make() -> Marketplace:
             if folder is not None and folder.exists() and any(folder.iterdir()):
                 raise InvalidArgumentError(f"{str(folder)!r:.300} is not empty: frames go to a new folder")
-            market = cls(
+            return cls(
                 layout=find_layout(folder, store=store, shards=shards, virtual_nodes=None),
                 path=folder,
                 schema=tables.schema,
@@ -283,10 +283,8 @@ class Marketplace:
                 network=network,
                 seed=0,
                 clock=None,
-                takes_orders=False,
+                fill=partial(load, tables),
             )
-            load(tables, market._vendors)
-            return market
 
         return Opening(make)
 
@@ -344,7 +342,7 @@ class Marketplace:
         """
         if not isinstance(cart, Cart):
             raise InvalidArgumentError(f"place_order takes a Cart, not {type(cart).__name__}")
-        if not self._takes_orders:
+        if self._fill is not None:
             raise OrderError("a marketplace made of frames holds no orders: open one with Marketplace.open()")
         groups = cart.by_vendor()
         unknown = [vendor_id for vendor_id in groups if vendor_id not in self._vendors]
@@ -422,10 +420,11 @@ class Marketplace:
         return f"<table><caption>Marketplace</caption>{rows}</table>"
 
     async def _begin(self) -> None:
+        if self._fill is not None:
+            self._fill(self._vendors)
         self._run = await self._own.begin()
         self._system_host.resume()
-        if self._takes_orders:
-            self._host.resume()
+        self._host.resume()
 
     def _hosts(self) -> dict[str, ObjectHost]:
         return {"vendor/": self._host, "system/": self._system_host}

@@ -72,6 +72,12 @@ class Index:
     name: str
     terms: tuple[IndexTerm, ...]
     origin: str
+    partial: bool
+
+    @property
+    def on_expression(self) -> bool:
+        """Whether a term is an expression."""
+        return any(term.column is None for term in self.terms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +143,7 @@ class Facts:
     reverse : bool
         Whether the program walks a table or index backwards.
     opened : frozenset of str
-        Tables the program opens, in lower case: a join by NATURAL or USING reads columns unreported.
+        Tables and indexes the program opens, in lower case: NATURAL or USING reads columns unreported.
     compares_silently : bool
         Whether the statement, or a view it reads, has NATURAL or USING.
     """
@@ -180,8 +186,10 @@ class Catalog:
                 self.whole.execute(statement)
 
         self._roots = {
-            page: str(name).lower()
-            for page, name in self.whole.execute("SELECT rootpage, tbl_name FROM sqlite_schema WHERE rootpage > 0")
+            page: (str(name).lower(), str(table).lower())
+            for page, name, table in self.whole.execute(
+                "SELECT rootpage, name, tbl_name FROM sqlite_schema WHERE rootpage > 0"
+            )
         }
         self._view_words = {
             str(name).lower(): set(lexer.read(str(sql)).words)
@@ -240,7 +248,8 @@ class Catalog:
         cursor.exec_trace = look
         self.whole.authorizer = authorize
         try:
-            cursor.execute(statement.normal, bindings, can_cache=False)
+            # The original text: names of result columns and offsets of errors are the caller's.
+            cursor.execute(statement.sql, (None,) * len(statement.parameters), can_cache=False)
         except ExecTraceAbort:
             pass
         except Error as error:
@@ -264,7 +273,10 @@ class Catalog:
             program = self.program(statement.normal, bindings)
         except UnicodeDecodeError:  # A blob that is no text stands in the program.
             program = []
-        opened = {self._roots.get(row[3]) for row in program if row[1] == "OpenRead"} if program else set(self.tables)
+        if program:
+            opened = {name for row in program if row[1] == "OpenRead" for name in self._roots.get(row[3], ())}
+        else:
+            opened = {name for names in self._roots.values() for name in names}
         texts = [set(statement.words), *(words for name, words in self._view_words.items() if name in reads)]
         return Facts(
             columns=tuple(columns),
@@ -272,7 +284,7 @@ class Catalog:
             functions=frozenset(str(second).lower() for code, _, second, _, _ in events if code == SQLITE_FUNCTION),
             steps=steps,
             reverse=_walks_backwards(program),
-            opened=frozenset(name for name in opened if name is not None),
+            opened=frozenset(opened),
             compares_silently=any(words & {"NATURAL", "USING"} for words in texts),
         )
 
@@ -293,8 +305,7 @@ class Catalog:
             action = denied[0] if denied else "writing"
             return ReadOnlyError(f"query only reads, and this statement asks for {action}", sql=statement.sql)
         offset = getattr(error, "error_offset", -1)
-        # The offset counts bytes of the normalised text: exact as long as no parameter stands before it.
-        position = offset if offset >= 0 and statement.normal == statement.sql and statement.sql.isascii() else None
+        position = len(statement.sql.encode()[:offset].decode(errors="ignore")) if offset >= 0 else None
         return SQLSyntaxError(text, sql=statement.sql, position=position)
 
 
@@ -332,8 +343,8 @@ def _introspect(connection: Connection) -> list[Table]:
                 collation = connection.column_metadata("main", name, column)[1]
             columns.append(Column(column, _type(declared), collation, hidden != 1))
         indexes = []
-        for index, origin in connection.execute(
-            "SELECT name, origin FROM pragma_index_list(?) ORDER BY seq DESC", (name,)
+        for index, origin, partial in connection.execute(
+            "SELECT name, origin, partial FROM pragma_index_list(?) ORDER BY seq DESC", (name,)
         ).fetchall():
             terms = connection.execute(
                 "SELECT name, desc, coll, cid FROM pragma_index_xinfo(?) WHERE key ORDER BY seqno", (index,)
@@ -343,6 +354,7 @@ def _introspect(connection: Connection) -> list[Table]:
                     index,
                     tuple(IndexTerm(term if cid >= 0 else None, bool(desc), coll) for term, desc, coll, cid in terms),
                     origin,
+                    bool(partial),
                 )
             )
         key = tuple(row[0] for row in sorted((row for row in info if row[2]), key=lambda row: row[2]))

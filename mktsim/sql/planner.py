@@ -159,9 +159,9 @@ class Planner:
         catalog = self.catalog
         scatter = []
         rules = []
-        reads = {name: facts.reads.get(name, frozenset()) for name in facts.reads.keys() | facts.opened}
-        for name, read in sorted(reads.items()):
+        for name in sorted(facts.reads.keys() | facts.opened):
             table = catalog.tables.get(name)
+            read = facts.reads.get(name, frozenset())
             if table is None or table.kind == "view":
                 continue
             condition = ""
@@ -169,8 +169,11 @@ class Planner:
                 condition = _pushable(source)
             if condition:
                 rules.append(f"WHERE runs at each vendor for {table.name}: it names no other table")
-            if facts.compares_silently:  # The authorizer does not report what NATURAL and USING compare.
+            # The authorizer does not report what NATURAL and USING compare, nor what orders a walk along an index.
+            walked = [index for index in table.indexes if index.name.lower() in facts.opened]
+            if facts.compares_silently or any(index.partial or index.on_expression for index in walked):
                 read = frozenset(column.name for column in table.columns)
+            read |= {term.column for index in walked for term in index.terms if term.column is not None}
             scatter.append(self._ship(table, read, condition))
         shipped = sum(statement_.width for statement_ in scatter)
         rules.append(f"{shipped} columns travel: SQLite's authorizer says no other is read")

@@ -119,12 +119,8 @@ class Select:
         clause = self.node.args.get("order")
         terms = []
         for term in clause.expressions if clause else []:
-            inner = term.this
-            bare = unwrap(inner)
-            if isinstance(bare, exp.Column) and not bare.table and bare.name.lower() in self.aliases():
-                terms.append((self.aliases()[bare.name.lower()], term))
-            else:
-                terms.append((self._at(inner), term))
+            named = self._through_collate(term.this, self._alias)
+            terms.append((named if named is not None else self._at(term.this), term))
         return [(self.resolve(node), term) for node, term in terms]
 
     def group_keys(self) -> list[Node]:
@@ -136,8 +132,25 @@ class Select:
             raise Undecided("GROUP BY has an extension that SQLite has not")
         return [self.resolve(self._at(term)) for term in clause.expressions]
 
+    def _alias(self, node: Node) -> Node | None:
+        if isinstance(node, exp.Column) and not is_star(node) and not node.table:
+            return self.aliases().get(node.name.lower())
+        return None
+
+    def _through_collate(self, node: Node, find: Callable[[Node], Node | None]) -> Node | None:
+        """Apply `find` to what stands inside parentheses and COLLATE, and put the COLLATE around what it finds."""
+        inner = unwrap(node)
+        if isinstance(inner, exp.Collate):
+            found = self._through_collate(inner.this, find)
+            return exp.Collate(this=exp.Paren(this=found.copy()), expression=inner.expression.copy()) if found else None
+        return find(inner)
+
     def _at(self, node: Node) -> Node:
         """Return the select item a position names, or the node itself."""
+        found = self._through_collate(node, self._position)
+        return node if found is None else found
+
+    def _position(self, node: Node) -> Node | None:
         if isinstance(node, exp.Literal) and not node.is_string and node.this.isdigit():
             if self.has_star:
                 raise Undecided("a position is counted through *")
@@ -145,7 +158,7 @@ class Select:
             if not 0 <= place < len(self.items):
                 raise Undecided("a position is out of range")
             return self.items[place]
-        return node
+        return None
 
 
 class Undecided(Exception):
@@ -216,6 +229,13 @@ def aggregate_name(node: Node, known: frozenset[str]) -> str | None:
         name = text(node).split("(", 1)[0].strip().lower()
         return name if name in known else None
     return None
+
+
+def is_constant_number(node: Node) -> bool:
+    """Return whether ORDER BY or GROUP BY would take the node for a position."""
+    while isinstance(node, exp.Paren | exp.Neg | exp.Collate):
+        node = node.this
+    return isinstance(node, exp.Literal) and not node.is_string
 
 
 def walk_outside(node: Node, stop: Callable[[Node], bool]) -> Iterator[Node]:

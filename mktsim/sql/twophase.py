@@ -44,6 +44,7 @@ from mktsim.sql.syntax import (
     Undecided,
     aggregate_name,
     aggregates,
+    is_constant_number,
     is_star,
     text,
     unwrap,
@@ -173,6 +174,7 @@ class _Builder:
         self.catalog = catalog
         self.scan = scan_order(select, facts, catalog)
         self.partial = _Partial(select)
+        self.spelling_matters = False  # an aggregate returns the first seen of values that compare equal
         self.rules: list[str] = []
         node = select.node
         self.where = node.args.get("where")
@@ -182,8 +184,11 @@ class _Builder:
         if limit is not None:
             skip = limit.args.get("offset") or (offset.expression if offset is not None else None)
             self.limit = Limit(text(limit.expression), text(skip) if skip is not None else None)
-        self.order = select.order_terms()
+        # A constant orders nothing, and written out it would be read as a position.
+        self.order = [(key, term) for key, term in select.order_terms() if not is_constant_number(key)]
         self.keys = select.group_keys()
+        if any(is_constant_number(key) for key in self.keys):
+            raise Undecided("it groups by a constant")
         self.distinct = node.args.get("distinct") is not None
         self.having = node.args.get("having")
         roots = [*select.items, *(term for term, _ in self.order), *self.keys]
@@ -282,6 +287,8 @@ class _Builder:
                 if found is not None and found.name.lower() not in key_columns:
                     sensitive = True
         replacements, extremes, distinct_arguments = self._merge_calls()
+        if self.spelling_matters and not self.scan.by_rowid:
+            raise Undecided("an aggregate's spelling depends on a walk that is not by rowid")
         if sensitive:
             if not self.scan.by_rowid:
                 raise Undecided("a bare column or a group's spelling depends on a walk that is not by rowid")
@@ -294,7 +301,7 @@ class _Builder:
         group = [text(key) for key in self.keys] + distinct_arguments
         push = self._may_push_groups(distinct_arguments)
         ordering = [self._term(node, term) for node, term in self.order] if push else []
-        scatter = self._scatter(ordering, group=group, limit=push, first_rows=sensitive)
+        scatter = self._scatter(ordering, group=group, limit=push, first_rows=sensitive or self.spelling_matters)
         combine = None if sensitive else self._combine_groups()
         self.rules.append("aggregates are merged from each vendor's partials, in SQLite")
         suffix = []
@@ -336,6 +343,7 @@ class _Builder:
                     raise Undecided("a DISTINCT aggregate has a FILTER")
                 value = argument.expressions[0]
                 type_, collation = self._shape(value)
+                self.spelling_matters |= name != "count" and self._spelt_variously(value)
                 column = self.partial.compute(text(value), None, type_=type_, collation=collation)
                 if text(value) not in distinct_arguments:
                     distinct_arguments.append(text(value))
@@ -355,6 +363,7 @@ class _Builder:
                 if argument is None:
                     raise Undecided(f"{name}() has no argument")
                 _, collation = self._shape(argument)
+                self.spelling_matters |= self._spelt_variously(argument)
                 column = self.partial.compute(
                     f"{name.upper()}({shown}){condition}", name.upper() + "({0})", collation=collation
                 )
@@ -385,6 +394,10 @@ class _Builder:
             return "", "BINARY"
         collation = match.group(1)
         return "", "BINARY" if collation in ("", "B") else collation
+
+    def _spelt_variously(self, node: Node) -> bool:
+        column = self.select.column(unwrap(node))
+        return column is None or _varies(column)
 
     def _explicit(self, node: Node, collation: str) -> str:
         """Return a COLLATE clause where the argument has one of its own: it then belongs to the result as well."""

@@ -142,10 +142,18 @@ def required_replications(values: ArrayLike, relative_half_width: float, *, conf
     if not x.mean():
         raise InvalidArgumentError("a mean of 0 has no relative half-width; ask for an absolute one")
     spread = float(x.std(ddof=1) / abs(x.mean()))
-    n = 2
-    while n < 1 << 40 and stats.t.ppf((1 + confidence) / 2, n - 1) * spread / math.sqrt(n) > width:
-        n = max(n + 1, int((stats.t.ppf((1 + confidence) / 2, n - 1) * spread / width) ** 2 * 0.99))
-    return n
+
+    def enough(n: int) -> bool:
+        return bool(stats.t.ppf((1 + confidence) / 2, n - 1) * spread / math.sqrt(n) <= width)
+
+    high = 2
+    while not enough(high):
+        high *= 2
+    low = high // 2  # The half-width falls with n: bisect between one that is too few and one that will do.
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
 
 
 def mser5(values: ArrayLike) -> int:
