@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 import apsw
 from apsw import (
@@ -67,6 +67,7 @@ __all__ = [
     "connect",
     "driver",
     "quote",
+    "rows",
     "transaction",
 ]
 
@@ -117,6 +118,11 @@ def transaction(connection: Connection, *, mode: str = "IMMEDIATE") -> Iterator[
     connection.execute("COMMIT")
 
 
+
+
+def rows(connection: Connection, sql: str, bindings: Any = ()) -> list[tuple[Any, ...]]:
+    """Return all rows of a statement."""
+    return connection.execute(sql, bindings).fetchall()
 
 
 def quote(name: str) -> str:

@@ -26,12 +26,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from mktsim.errors import EvaluationError, InvalidArgumentError, QueryError
 from mktsim.fanout import QueryCoordinator, QueryResult, Scanner
 from mktsim.sql import Schema
-from mktsim.sqlite import Connection, Cursor, Error, Value, connect, quote
+from mktsim.sqlite import Connection, Cursor, Error, Value, quote
 
 Row = tuple[Any, ...]
 T = TypeVar("T")
@@ -153,7 +154,8 @@ class _RationalSum:
         self.kind = kind
         self.values: list[int | float] = []
 
-    def step(self, value: Value) -> None:
+    def step(self, *arguments: Any) -> None:
+        (value,) = arguments
         if value is None:
             return
         if isinstance(value, str | bytes):
@@ -185,12 +187,12 @@ class _NotNumeric(Exception):
 
 def _teach_rational_sums(connection: Connection) -> None:
     for kind in ("sum", "total", "avg"):
-        connection.create_aggregate_function(
-            kind, lambda kind=kind: (_RationalSum(kind), _RationalSum.step, _RationalSum.final), 1
-        )
+        connection.create_aggregate_function(kind, partial(_RationalSum, kind), 1)
 
 
-def check_statement(sql: str, case: Case, params: Sequence[Value] = (), *, coordinator: Any = None) -> QueryResult | None:
+def check_statement(
+    sql: str, case: Case, params: Sequence[Value] = (), *, coordinator: Any = None
+) -> QueryResult | None:
     """Compare a coordinator's answer with the oracle's.
 
     Parameters
@@ -423,7 +425,8 @@ class Grammar:
             f"coalesce({one}, {two})", f"typeof({one})", f"abs(length({one}))", f"(-{one})", f"({one} % 3)",
             f"CASE WHEN {self._predicate(columns, depth - 1)} THEN {one} ELSE {two} END", f"CAST({one} AS INTEGER)",
             f"CAST({one} AS TEXT)", f"ifnull({one}, {two})", f"({one} COLLATE NOCASE)", f"({one} IS {two})",
-            f"nullif({one}, {two})", f"substr({one}, 1, 2)", f"min({one}, {two})", f"({one} - {two})", f"({one} = {two})",
+            f"nullif({one}, {two})", f"substr({one}, 1, 2)", f"min({one}, {two})", f"({one} - {two})",
+            f"({one} = {two})",
         )  # fmt: skip
         return self._pick(forms)
 
@@ -522,16 +525,21 @@ class Grammar:
 
     def _window(self, tables: Mapping[str, Sequence[str]]) -> str:
         source, columns, _ = self._table(tables)
-        function = self._pick(("ROW_NUMBER()", "RANK()", f"SUM(length({self._pick(columns)}))", f"MAX({self._pick(columns)})"))
+        function = self._pick(
+            ("ROW_NUMBER()", "RANK()", f"SUM(length({self._pick(columns)}))", f"MAX({self._pick(columns)})")
+        )
         partition = f"PARTITION BY {self._pick(columns)} " if self._chance(0.6) else ""
         over = f"{function} OVER ({partition}ORDER BY {self._pick(columns)}, {self._pick(columns)})"
-        return f"SELECT {self._pick(columns)}, {over} FROM {source}{self._where(columns)}{self._order(['1', '2'])}{self._limit()}"
+        rest = f"{self._where(columns)}{self._order(['1', '2'])}{self._limit()}"
+        return f"SELECT {self._pick(columns)}, {over} FROM {source}{rest}"
 
     def _compound(self, tables: Mapping[str, Sequence[str]]) -> str:
         parts = []
         for _ in range(2 + self._random.randrange(2)):
             source, columns, _ = self._table(tables)
-            parts.append(f"SELECT {self._pick(columns)} AS k, {self._scalar(columns, 1)} FROM {source}{self._where(columns)}")
+            parts.append(
+                f"SELECT {self._pick(columns)} AS k, {self._scalar(columns, 1)} FROM {source}{self._where(columns)}"
+            )
         operator = self._pick((" UNION ", " UNION ALL ", " INTERSECT ", " EXCEPT "))
         return operator.join(parts) + self._order(["1", "2", "k"]) + self._limit()
 
@@ -539,14 +547,16 @@ class Grammar:
         left, right = self._pick(list(tables)), self._pick(list(tables))
         columns = [f"l.{name}" for name in tables[left]] + [f"r.{name}" for name in tables[right]]
         join = self._pick(("JOIN", "LEFT JOIN", "CROSS JOIN", ","))
-        on = f" ON l.{self._pick(tables[left])} = r.{self._pick(tables[right])}" if join in ("JOIN", "LEFT JOIN") else ""
+        on = (
+            f" ON l.{self._pick(tables[left])} = r.{self._pick(tables[right])}" if join in ("JOIN", "LEFT JOIN") else ""
+        )
         items = [self._pick(columns), self._scalar(columns, 1)]
         if self._chance(0.3):
             items = [self._pick(columns), f"COUNT({self._pick(columns)})"]
             group = f" GROUP BY {items[0]}"
             return f"SELECT {', '.join(items)} FROM {left} AS l {join} {right} AS r{on}{self._where(columns)}{group}"
-        order = self._order([*items, "1"])
-        return f"SELECT {', '.join(items)} FROM {left} AS l {join} {right} AS r{on}{self._where(columns)}{order}{self._limit()}"
+        rest = f"{self._where(columns)}{self._order([*items, '1'])}{self._limit()}"
+        return f"SELECT {', '.join(items)} FROM {left} AS l {join} {right} AS r{on}{rest}"
 
     def _with(self, tables: Mapping[str, Sequence[str]]) -> str:
         source, columns, alias = self._table(tables)
@@ -555,7 +565,7 @@ class Grammar:
         mine = self._pick(columns)
         outer = mine if "." in mine else f"{alias}.{mine}"
         return self._pick(
-            (f"WITH c(k, n) AS (SELECT {mine}, COUNT(*) FROM {source} GROUP BY 1) SELECT * FROM c WHERE n > 0 ORDER BY 1",
+            (f"WITH c(k, n) AS (SELECT {mine}, COUNT(*) FROM {source} GROUP BY 1) SELECT * FROM c WHERE n ORDER BY 1",
              f"SELECT {mine} FROM {source} WHERE {mine} IN (SELECT o.{theirs} FROM {other} AS o)",
              f"SELECT {mine}, (SELECT COUNT(*) FROM {other} AS o WHERE o.{theirs} = {outer}) FROM {source}",
              f"SELECT {mine} FROM {source} WHERE EXISTS (SELECT 1 FROM {other} AS o WHERE o.{theirs} < {outer})",

@@ -17,6 +17,7 @@ from mktsim.sqlite import Connection, connect, driver
 from mktsim.storage import PackedStore, ShardScanner, close_scanners, open_scanner, open_store
 from mktsim.storage.base import no_setup
 from mktsim.storage.images import Template
+from mktsim.storage.scanner import _scanners
 from mktsim.storage.vfs import ImageFile, Reader, ReaderPool
 
 SCHEMA = Schema(
@@ -114,7 +115,10 @@ def test_a_restored_image_with_other_root_pages_is_answered_from_its_own_tables(
         foreign.executemany("INSERT INTO products VALUES(?, ?, ?)", products("new", 99, 300))
         store.restore("v20", foreign.serialize("main"))
     store.restore("v21x", store.image("v21"))
+    with store.transaction("v20") as connection:  # the foreign image bears this schema's cookie now
+        connection.execute("INSERT INTO reviews(product) VALUES('p')")
     found = {vendor: rows for vendor, (rows, _) in store.scan("s", [(TOP, ("a",)), ("SELECT * FROM reviews", ())])}
+    assert list(store.scan("s", [("SELECT * FROM reviews", ())], vendor_ids=["v20"])) == [("v20", ([(1, "p")],))]
     for i in range(40):
         rows = products("new", 99, 300) if i == 20 else products(f"v{i:02}", i)
         assert found[f"v{i:02}"] == plain_top(rows)
@@ -199,6 +203,7 @@ def count_in_worker(path: str) -> tuple[int, list[tuple[str, int]]]:
     """Scan a shard file in a worker process."""
     scanner = open_scanner(path, register_twice)
     assert open_scanner(path, register_twice) is scanner
+    assert all(scanner is not inherited for key, inherited in _scanners.items() if key[0] != os.getpid())
     statement = ("SELECT twice(COUNT(*)) FROM products", ())
     return os.getpid(), [(vendor, int(str(rows[0][0]))) for vendor, (rows,) in scanner.scan([statement])]
 

@@ -260,6 +260,26 @@ def test_draws_do_not_depend_on_who_else_is_called() -> None:
     assert times([7], 8, request=4)[7] != alone[7]
 
 
+def test_every_hop_of_every_request_group_attempt_and_seed_is_a_draw_of_its_own() -> None:
+    """No two keys share a draw; a longer fleet begins with the shorter one."""
+    world = World(**dict.fromkeys(("link_out", "service", "link_back", "aggregator_service"), Exponential(5)))  # type: ignore[arg-type]
+    keys = [
+        (seed, group, request, attempt)
+        for seed in (1, 2)
+        for group in ("leaf", "aggregator/1")
+        for request in (0, 1)
+        for attempt in (0, 1)
+    ]
+    draws = [
+        hop
+        for seed, group, request, attempt in keys
+        for hop in world.hops(Streams(seed), group, request, 20, attempt=attempt)
+    ]
+    assert len({hop.tobytes() for hop in draws}) == len(draws) == 48
+    for short, long in zip(world.hops(Streams(1), "leaf", 0, 20), world.hops(Streams(1), "leaf", 0, 3001), strict=True):
+        assert (short == long[:20]).all()
+
+
 def test_a_second_call_of_one_request_draws_anew_and_repeats_by_seed() -> None:
     """A hedge or retry is another attempt: its own duration, the same in every run."""
     world = World(link_out=LogNormal(5, 50))

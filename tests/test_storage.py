@@ -184,6 +184,7 @@ class StoresAgainstPlainSQLite(RuleBasedStateMachine):
             assert len(store) == len(self.model)
             for shard in SHARDS:
                 assert list(store.scan(shard, statements)) == expected[shard]
+                assert store.count(shard) == len(expected[shard])
                 named = [vendor_id for vendor_id, _ in expected[shard]][::-2]
                 assert list(store.scan(shard, statements, vendor_ids=named)) == [
                     answer for answer in expected[shard] if answer[0] in named
@@ -414,6 +415,7 @@ def test_an_image_moves_between_all_kinds_of_store(tmp_path: Path) -> None:
             with source.transaction("acme") as connection:
                 connection.execute("INSERT INTO notes(text) VALUES(?)", (type(source).__name__,))
             target.restore("acme", source.image("acme"))
+            assert target.image("acme") == source.image("acme")
         with memory.read("acme") as connection:
             assert connection.execute("SELECT text FROM notes ORDER BY id").fetchall() == [
                 ("MemoryStore",),

@@ -109,8 +109,8 @@ class QueryCoordinator:
         self._network = network if network is not None else InProcessNetwork()
         self._place = {scanner.id: place for place, scanner in enumerate(self.scanners)}
         self._by_vendor = bool(self.scanners) and all(isinstance(scanner, ShardScanner) for scanner in self.scanners)
-        self._planner = Planner(schema) if schema is not None else None
         self._functions = all(scanner.has_functions for scanner in self.scanners)
+        self._planner = Planner(schema, functions=self._functions) if schema is not None else None
         self._engine = GatherEngine()
         for scanner in self.scanners:
             self._network.register(scanner.address, _handler(scanner))
@@ -213,7 +213,9 @@ class QueryCoordinator:
             return Explanation.of(plan, vendors=width, pruned=0, only=None, routed=False)
         targets, routed, pruned = self._targets(planner, plan, plan.statement.bind(params or ()), None)
         vendors = sum(len(only) if only is not None else scanner.width for scanner, only in targets)
-        named = [key for _, only in targets for key in only or ()] or None
+        named: list[str] = []
+        if vendors < vendors + pruned:
+            named = [key for scanner, only in targets for key in ([scanner.id] if only is None else only)]
         return Explanation.of(
             plan, vendors=vendors, pruned=pruned, only=tuple(sorted(named)) if named else None, routed=routed
         )

@@ -122,7 +122,8 @@ class QueryResult:
             f"answered, {stats.vendors_pruned:,} pruned; {stats.rows_shipped:,} rows shipped; "
             f"{1e3 * stats.wall_s.get('total', 0.0):.1f} ms"
         )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}<p><small>{foot}{missing}</small></p>"
+        table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return f"{table}{more}<p><small>{foot}{missing}</small></p>"
 
 
 def _shown(value: Any) -> str:

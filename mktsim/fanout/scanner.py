@@ -105,6 +105,9 @@ class Scanner:
         statement routed to this vendor alone is handed on as the caller wrote it.
     address : str, optional
         Where the network finds it; ``vendor/<id>`` when absent.
+    has_functions : bool
+        Whether the database behind it knows the aggregates of `mktsim.sql.register`, which let it send exact partial
+        sums; without them the rows of a SUM, AVG or TOTAL travel.
 
     Examples
     --------
@@ -118,14 +121,16 @@ class Scanner:
 
     __slots__ = ("_connection", "_execute", "address", "has_functions", "id")
 
-    def __init__(self, id: str, execute: Execute, *, address: str | None = None) -> None:
+    def __init__(
+        self, id: str, execute: Execute, *, address: str | None = None, has_functions: bool = False
+    ) -> None:
         if not isinstance(id, str) or not id:
             raise InvalidArgumentError(f"a scanner's id must be a string and not empty, not {id!r}")
         if not callable(execute):
             raise InvalidArgumentError(f"scanner {id!r}: execute must be callable, not {type(execute).__name__}")
         self.id = id
         self.address = f"vendor/{id}" if address is None else address
-        self.has_functions = False
+        self.has_functions = has_functions
         self._execute = execute
         self._connection: Any = None
 
@@ -135,8 +140,12 @@ class Scanner:
         if not hasattr(connection, "execute"):
             raise InvalidArgumentError(f"scanner {id!r}: {type(connection).__name__} is no database connection")
         register(connection)
-        scanner = cls(id, lambda sql, params: connection.execute(sql, params).fetchall(), address=address)
-        scanner.has_functions = True
+        scanner = cls(
+            id,
+            lambda sql, params: connection.execute(sql, params).fetchall(),
+            address=address,
+            has_functions=True,
+        )
         scanner._connection = connection
         return scanner
 
@@ -277,7 +286,9 @@ class ShardScanner:
     async def _elsewhere(self, request: ScatterRequest) -> Partial:
         # The worker's clock is another one: the coordinator enforces the deadline.
         plain = replace(request, deadline_s=None)
-        return await asyncio.get_running_loop().run_in_executor(self._executor, scan_shard, self._shard_path, plain)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._executor, scan_shard, self._shard_path or "", plain
+        )
 
 
 def scan_all(answers: Iterable[tuple[str, tuple[list[Row], ...]]]) -> Partial:

@@ -76,7 +76,9 @@ def _item(number: int, item: Any) -> dict[str, Any]:
 def check_quantity(where: str, quantity: Any) -> int:
     """Return a quantity, a whole number from 1, or raise :class:`InvalidArgumentError`."""
     if isinstance(quantity, bool) or not isinstance(quantity, int) or not 1 <= quantity <= _MAX_QUANTITY:
-        raise InvalidArgumentError(f"{where}: a quantity is a whole number from 1 to {_MAX_QUANTITY}, not {quantity!r:.40}")
+        raise InvalidArgumentError(
+            f"{where}: a quantity is a whole number from 1 to {_MAX_QUANTITY}, not {quantity!r:.40}"
+        )
     return quantity
 
 

@@ -65,9 +65,12 @@ def tables_of(frames: Mapping[str, Any], vendor: str) -> FrameTables:
             raise InvalidArgumentError(f"{table} has no column {vendor!r:.80}: name the one that holds the vendor's id")
         lower = [name.lower() if isinstance(name, str) and name and "\0" not in name else None for name in columns]
         if None in lower or len(set(lower)) != len(lower):
-            raise InvalidArgumentError(f"{table}: columns must be named by different texts (case aside), not {columns[:20]!r}")
+            raise InvalidArgumentError(
+                f"{table}: columns must be named by different texts (case aside), not {columns[:20]!r}"
+            )
         kinds, values = zip(
-            *(_ids(frame[name], table) if name == vendor else _column(frame[name], table) for name in columns), strict=True
+            *(_ids(frame[name], table) if name == vendor else _column(frame[name], table) for name in columns),
+            strict=True,
         )
         declared = ", ".join(f"{quote(name)} {kind}" for name, kind in zip(columns, kinds, strict=True))
         statements.append(f"CREATE TABLE {quote(table)}({declared})")
@@ -95,7 +98,9 @@ def _ids(column: pd.Series[Any], table: str) -> tuple[str, list[Value]]:
     ids: list[Value] = []
     for value in column.tolist():
         if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-            raise InvalidArgumentError(f"{table}.{column.name}: a vendor's id is a text or a whole number, not {value!r:.80}")
+            raise InvalidArgumentError(
+                f"{table}.{column.name}: a vendor's id is a text or a whole number, not {value!r:.80}"
+            )
         ids.append(str(value))
     return "TEXT", ids
 

@@ -40,7 +40,9 @@ class Layout:
 
     def ring(self) -> ConsistentHashRing:
         """Return the ring of the shards, whose names are ``shard-0`` and so on."""
-        return ConsistentHashRing((f"shard-{number}" for number in range(self.shards)), virtual_nodes=self.virtual_nodes)
+        return ConsistentHashRing(
+            (f"shard-{number}" for number in range(self.shards)), virtual_nodes=self.virtual_nodes
+        )
 
     def open_vendors(self, path: Path | None, schema: Schema, locate: Callable[[str], str]) -> VendorStore:
         """Open the vendors' store below `path`."""
@@ -54,9 +56,7 @@ class Layout:
         return open_store(kind, path and path / "system", schema, shards=["system"], locate=lambda _: "system")
 
 
-def find_layout(
-    path: Path | None, *, store: str | None, shards: int | None, virtual_nodes: int | None
-) -> Layout:
+def find_layout(path: Path | None, *, store: str | None, shards: int | None, virtual_nodes: int | None) -> Layout:
     """Return the layout of what is at `path`, or make it; arguments left out are taken from there.
 
     Raises
@@ -69,7 +69,9 @@ def find_layout(
         `path` cannot be used.
     """
     for name, value in (("shards", shards), ("virtual_nodes", virtual_nodes)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MAX_SHARDS):
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MAX_SHARDS
+        ):
             raise InvalidArgumentError(f"{name} is a whole number from 1 to {_MAX_SHARDS}, not {value!r:.80}")
     if store is not None and store not in _STORES:
         raise InvalidArgumentError(f"store is one of {', '.join(_STORES)}, not {store!r:.80}")
@@ -81,17 +83,19 @@ def find_layout(
         raise InvalidArgumentError("a memory store has no path: leave it out, or choose directory or packed")
     try:
         found = json.loads((path / _FILE).read_text("utf-8")) if (path / _FILE).exists() else None
-        layout = None if found is None else Layout(str(found["store"]), int(found["shards"]), int(found["virtual_nodes"]))
+        layout = (
+            None if found is None else Layout(str(found["store"]), int(found["shards"]), int(found["virtual_nodes"]))
+        )
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise StorageError(f"{str(path / _FILE)!r:.300} cannot be read: {error}") from error
     if layout is None:
         layout = Layout(store or "packed", shards or 8, virtual_nodes or 150)
         _write(path, layout)
-    for name, value in (("store", store), ("shards", shards), ("virtual_nodes", virtual_nodes)):
-        there = getattr(layout, name)
-        if value is not None and value != there:
+    asked = {"store": store, "shards": shards, "virtual_nodes": virtual_nodes}
+    for name, there in asdict(layout).items():
+        if asked[name] not in (None, there):
             raise SchemaMismatchError(
-                f"the marketplace at {str(path)!r:.300} has {name}={there!r}, not {value!r}: leave the argument out"
+                f"the marketplace at {str(path)!r:.300} has {name}={there!r}, not {asked[name]!r}: leave it out"
             )
     return layout
 

@@ -33,7 +33,7 @@ from mktsim.objects.events import EventMessage
 from mktsim.objects.ledger import LEDGER_TABLE, FixedLedger, StoreLedger
 from mktsim.sql.schema import Schema
 from mktsim.storage import VendorStore
-from mktsim.storage.base import check_vendor_id
+from mktsim.storage.guards import check_vendor_id
 from mktsim.streams import Streams
 
 #: The platform's own databases: outbox and inbox of the marketplace, and the ledger of vendors with events to deliver.
@@ -347,7 +347,9 @@ class Marketplace:
         groups = cart.by_vendor()
         unknown = [vendor_id for vendor_id in groups if vendor_id not in self._vendors]
         if unknown:
-            raise UnknownVendorError(f"no vendor {', '.join(f'{each!r:.80}' for each in unknown[:10])}; nothing was ordered")
+            raise UnknownVendorError(
+                f"no vendor {', '.join(f'{each!r:.80}' for each in unknown[:10])}; nothing was ordered"
+            )
         orders: list[dict[str, Any]] = []
         for vendor_id, items in groups.items():
             self._orders += 1

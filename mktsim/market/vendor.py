@@ -113,13 +113,15 @@ class VendorObject(DurableObject):
         Returns
         -------
         dict
-            The order's row, and under `reason` why it was rejected, else None. It is accepted if everything is in stock,
-            which is then taken; else nothing is.
+            The order's row, and under `reason` why it was rejected, else None. It is accepted if everything is in
+            stock, which is then taken; else nothing is.
         """
         given = _mapping("an order", order)
         missing = [name for name in ("orderId", "customer", "items") if given.get(name) is None]
         if missing or not isinstance(given["items"], list | tuple) or not given["items"]:
-            raise InvalidArgumentError(f"an order has orderId, customer and items; missing: {', '.join(missing) or 'items'}")
+            raise InvalidArgumentError(
+                f"an order has orderId, customer and items; missing: {', '.join(missing) or 'items'}"
+            )
         known = self.things.get(Order, given["orderId"])
         if known is not None:
             return {**known, "reason": None}
@@ -221,7 +223,12 @@ def minor_units(price: Any) -> int:
     >>> minor_units(19.99)
     1999
     """
-    if isinstance(price, bool) or not isinstance(price, int | float) or not math.isfinite(price) or not 0 <= price < 1e13:
+    if (
+        isinstance(price, bool)
+        or not isinstance(price, int | float)
+        or not math.isfinite(price)
+        or not 0 <= price < 1e13
+    ):
         raise InvalidArgumentError(f"a price is a number from 0 in major units, not {price!r:.80}")
     minor = round(price * 100)
     if minor / 100 != price:

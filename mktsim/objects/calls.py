@@ -156,7 +156,8 @@ def is_open(target: object, name: str) -> bool:
 
 def is_capability(value: object) -> bool:
     """Whether a value is an object of its receiver rather than data: it has something open to callers."""
-    return _capability_class(type(value))
+    kind: type = type(value)
+    return _capability_class(kind)
 
 
 def apply(step: Step, target: object, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -175,8 +176,8 @@ def apply(step: Step, target: object, args: Sequence[Any], kwargs: dict[str, Any
     found = _open_member(target, name) if isinstance(name, str) else None
     if found is None:
         raise NotCallableError(
-            f"{name!r:.80} of {type(target).__name__} does not exist or is not open to callers: declare a public method "
-            "on the object's class, or mark it @exposed"
+            f"{name!r:.80} of {type(target).__name__} does not exist or is not open to callers: declare a public "
+            "method on the object's class, or mark it @exposed"
         )
     is_method = inspect.isfunction(found)
     if step.kind == "get":
@@ -212,7 +213,7 @@ def _item(target: object, key: Any) -> Any:
     if not isinstance(target, list | tuple | dict | str) or not isinstance(key, int | str):
         raise NotCallableError(f"{type(target).__name__} has no items for callers")
     try:
-        return target[key]  # type: ignore[index, call-overload]
+        return target[key]  # type: ignore[index]
     except (LookupError, TypeError) as error:
         raise InvalidArgumentError(f"the answer has no item {key!r:.80}: {error}") from None
 
@@ -246,5 +247,8 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
 @lru_cache(maxsize=1_000)
 def _capability_class(kind: type) -> bool:
     return issubclass(kind, Receiver) or any(
-        _is_exposed(member) for owner in kind.__mro__ if owner.__module__ != "builtins" for member in owner.__dict__.values()
+        _is_exposed(member)
+        for owner in kind.__mro__
+        if owner.__module__ != "builtins"
+        for member in owner.__dict__.values()
     )

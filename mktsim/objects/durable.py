@@ -102,7 +102,7 @@ class DurableObject(Receiver):
         event : str
             ``"Order.placed"``.
         data : mapping
-            What JSON can hold. Events with the same `vendorId` in it are delivered in the order in which they were sent.
+            What JSON can hold. Events with the same `vendorId` in it are delivered in the order of sending.
 
         Returns
         -------

@@ -26,7 +26,7 @@ from typing import Any, Final, Protocol
 
 from mktsim.errors import InvalidArgumentError, ObjectError, OverloadedError, StorageError, UnknownVendorError
 from mktsim.network import Network
-from mktsim.objects.calls import SELF, CallMessage, Key, Outcome, Ref, Step, apply, travelling
+from mktsim.objects.calls import SELF, CallMessage, Key, Outcome, Ref, apply, travelling
 from mktsim.objects.durable import DurableObject, Sent
 from mktsim.objects.outbox import Pump, RetryPolicy
 from mktsim.objects.stub import current_chain, current_delivery
@@ -166,8 +166,10 @@ class ObjectHost:
         activation = self._activate(id)
         async with activation.lock:
             with self.store.transaction(id) as connection:
-                statement = "UPDATE _outbox SET error = NULL WHERE seq = ? AND error IS NOT NULL RETURNING seq, event, data"
-                rows = connection.execute(statement, (seq,)).fetchall()
+                statement = (
+                    "UPDATE _outbox SET error = NULL WHERE seq = ? AND error IS NOT NULL RETURNING seq, event, data"
+                )
+                rows: list[tuple[Any, ...]] = connection.execute(statement, (seq,)).fetchall()
         if not rows:
             raise InvalidArgumentError(f"{id!r:.80} has no dead letter {seq!r:.80}: dead_letters() lists them")
         self.pump.push(id, [Sent(*row) for row in rows])
@@ -246,7 +248,9 @@ class ObjectHost:
             self.pump.push(id, target._sent)
         return outcomes
 
-    async def _in_transaction(self, target: DurableObject, connection: Connection, message: CallMessage) -> list[Outcome]:
+    async def _in_transaction(
+        self, target: DurableObject, connection: Connection, message: CallMessage
+    ) -> list[Outcome]:
         key = message.key
         if key is not None:
             known = _recall(connection, key)

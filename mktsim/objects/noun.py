@@ -33,7 +33,7 @@ FOREIGN_ROW: Final = "vendorId of another"
 INTERNAL: Final = (
     "CREATE TABLE _vendor(id TEXT NOT NULL, serial INTEGER NOT NULL)",
     "CREATE TABLE _outbox(seq INTEGER PRIMARY KEY, event TEXT NOT NULL, data TEXT NOT NULL, error TEXT)",
-    "CREATE TABLE _inbox(sender TEXT, seq INTEGER, part TEXT, answer TEXT, PRIMARY KEY(sender, seq, part)) WITHOUT ROWID",
+    "CREATE TABLE _inbox(sender TEXT, seq INT, part TEXT, answer TEXT, PRIMARY KEY(sender, seq, part)) WITHOUT ROWID",
 )
 
 _IDENTIFIER: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
@@ -77,8 +77,10 @@ class Noun:
                 f"CREATE INDEX {_written('_'.join((self.table, *index)))} ON {table}({', '.join(map(_written, index))})"
                 for index in self.indexes
             ),
-            f"CREATE TRIGGER {_written(f'{self.table}_own')} BEFORE INSERT ON {table} WHEN NEW.vendorId IS NOT "
-            f"(SELECT id FROM _vendor) BEGIN SELECT RAISE(ABORT, '{FOREIGN_ROW}'); END",
+            (
+                f"CREATE TRIGGER {_written(f'{self.table}_own')} BEFORE INSERT ON {table} WHEN NEW.vendorId IS NOT "
+                f"(SELECT id FROM _vendor) BEGIN SELECT RAISE(ABORT, '{FOREIGN_ROW}'); END"
+            ),
         )
 
 
@@ -116,7 +118,8 @@ def noun(
     made = Noun(
         _identifier("a noun", name),
         _identifier("a table", _plural(name) if table is None else table),
-        _FIXED + tuple((_identifier("a column", column), _type(column, kind)) for column, kind in (columns or {}).items()),
+        _FIXED
+        + tuple((_identifier("a column", column), _type(column, kind)) for column, kind in (columns or {}).items()),
         tuple((index,) if isinstance(index, str) else tuple(index) for index in indexes),
     )
     if made.table.lower().startswith("sqlite_"):
@@ -161,7 +164,7 @@ def _identifier(what: str, text: object) -> str:
 def _type(column: str, kind: object) -> str:
     if not isinstance(kind, str) or len(kind) > 500 or _TYPE.fullmatch(kind) is None:
         raise InvalidArgumentError(
-            f"column {column!r}: a type starts with TEXT, INTEGER, REAL or BLOB and holds no semicolon, not {kind!r:.80}"
+            f"column {column!r}: a type is TEXT, INTEGER, REAL or BLOB and more without semicolon, not {kind!r:.80}"
         )
     return kind
 

@@ -41,10 +41,10 @@ Parameters = Sequence[Value] | Mapping[str, Value]
 _READS: Final = frozenset(getattr(driver, f"SQLITE_{name}") for name in ("SELECT", "READ", "RECURSIVE"))
 _WRITES: Final = frozenset(getattr(driver, f"SQLITE_{name}") for name in ("INSERT", "UPDATE", "DELETE"))
 _DESCRIBING_PRAGMAS: Final = frozenset(
-    "foreign_key_list index_info index_list index_xinfo table_info table_list table_xinfo".split()
+    {"foreign_key_list", "index_info", "index_list", "index_xinfo", "table_info", "table_list", "table_xinfo"}
 )
 _FORBIDDEN_FUNCTIONS: Final = frozenset(
-    "load_extension readfile writefile edit fts3_tokenizer sqlar_compress sqlar_uncompress zipfile".split()
+    {"load_extension", "readfile", "writefile", "edit", "fts3_tokenizer", "zipfile"}
 )
 _MAX_STATEMENT_CHARACTERS: Final = 100_000
 
@@ -74,21 +74,21 @@ class Guard:
         self, action: int, first: str | None, second: str | None, schema: str | None, trigger: str | None
     ) -> int:
         """Answer SQLite."""
-        if self.open or action in _READS:
-            return SQLITE_OK
-        if action in _WRITES and not self.read_only:
-            table = (first or "").lower()
-            own = not table.startswith(("_", "sqlite_")) and schema == "main"
-            if own and not (action == driver.SQLITE_UPDATE and (second or "").lower() == "vendorid"):
-                return SQLITE_OK
-        elif action == driver.SQLITE_FUNCTION and (second or "").lower() not in _FORBIDDEN_FUNCTIONS:
-            return SQLITE_OK
-        elif action == driver.SQLITE_PRAGMA and (first or "").lower() in _DESCRIBING_PRAGMAS:
+        if self.open or action in _READS or self._allows(action, (first or "").lower(), (second or "").lower(), schema):
             return SQLITE_OK
         name = str(driver.mapping_authorizer_function.get(action, action)).removeprefix("SQLITE_").replace("_", " ")
         self.denied = " ".join(part for part in (name, first, second) if part)
         self.denied_write = self.read_only and action in _WRITES
         return SQLITE_DENY
+
+    def _allows(self, action: int, first: str, second: str, schema: str | None) -> bool:
+        if action in _WRITES:
+            changes_owner = action == driver.SQLITE_UPDATE and second == "vendorid"
+            own = schema == "main" and not first.startswith(("_", "sqlite_"))
+            return own and not changes_owner and not self.read_only
+        if action == driver.SQLITE_FUNCTION:
+            return second not in _FORBIDDEN_FUNCTIONS
+        return action == driver.SQLITE_PRAGMA and first in _DESCRIBING_PRAGMAS
 
 
 class Sql:
@@ -199,6 +199,8 @@ class Sql:
             if self._guard.denied_write:
                 return ReadOnlyError(f"a query only reads ({self._guard.denied})", sql=sql)
             return IsolationError(f"object {self._owner!r:.80} may not do this in its database: {self._guard.denied}")
+        if "may not be modified" in str(error):  # SQLite's own word for its schema, before it asks the guard
+            return IsolationError(f"object {self._owner!r:.80} may not do this in its database: {error}")
         if isinstance(error, ConstraintError):
             if FOREIGN_ROW in str(error):
                 return IsolationError(f"object {self._owner!r:.80} may only write rows with its own id in vendorId")

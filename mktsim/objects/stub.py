@@ -103,7 +103,7 @@ class _Node:
         self.stub: weakref.ref[Stub] | None = None
         self.chain = current_chain.get()
         self.delivery = current_delivery.get()
-        self.depth = 1 + max((node.depth for node in self.builds_on()), default=0)
+        self.depth: int = 1 + max((node.depth for node in self.builds_on()), default=0)
         if self.depth > _MAX_DEPTH:
             raise InvalidArgumentError(f"a chain of more than {_MAX_DEPTH} calls: await one of them in between")
 
@@ -266,7 +266,9 @@ class Caller:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            raise ObjectError("calls are sent by a running event loop: call from a coroutine, or from a notebook") from None
+            raise ObjectError(
+                "calls are sent by a running event loop: call from a coroutine, or from a notebook"
+            ) from None
         if not self._recorded:
             loop.call_soon(self._flush)
         self._recorded.append(node)

@@ -13,6 +13,10 @@ from mktsim.sqlite import Value, quote
 if TYPE_CHECKING:
     from mktsim.objects.durable import DurableObject
 
+#: A row.
+Thing = dict[str, Value]
+_Things = list[Thing]
+
 _MAX_TEXT_CHARACTERS: Final = 100_000
 _PYTHON_TYPES: Final[dict[str, tuple[type, ...]]] = {
     "TEXT": (str,), "INTEGER": (int,), "REAL": (int, float), "BLOB": (bytes,),
@@ -37,7 +41,7 @@ class Things:
         self._owner = owner
         self._by_name = {each.name: each for each in owner.nouns}
 
-    def create(self, noun: Noun | str, data: Mapping[str, Any] | None = None, **fields: Any) -> dict[str, Value]:
+    def create(self, noun: Noun | str, data: Mapping[str, Any] | None = None, **fields: Any) -> Thing:
         """Add a thing and return it whole.
 
         `id` is made if absent, `vendorId` is the owner's, `createdAt` is now where the noun has it.
@@ -67,14 +71,12 @@ class Things:
         )
         return owner.sql.rows(statement, [row[name] for name in names])[0]
 
-    def get(self, noun: Noun | str, id: str) -> dict[str, Value] | None:
+    def get(self, noun: Noun | str, id: str) -> Thing | None:
         """Return the thing of that id, or None."""
         found = self.find(noun, id=id)
         return found[0] if found else None
 
-    def update(
-        self, noun: Noun | str, id: str, data: Mapping[str, Any] | None = None, **fields: Any
-    ) -> dict[str, Value]:
+    def update(self, noun: Noun | str, id: str, data: Mapping[str, Any] | None = None, **fields: Any) -> Thing:
         """Change columns of a thing and return it whole.
 
         Raises
@@ -98,11 +100,11 @@ class Things:
         statement = f"DELETE FROM {quote(self._noun(noun).table)} WHERE id = ? RETURNING id"
         return bool(self._owner.sql.execute(statement, [_text("id", id)]))
 
-    def list(self, noun: Noun | str) -> list[dict[str, Value]]:
+    def list(self, noun: Noun | str) -> _Things:
         """Return all things of a noun in the order in which they were added."""
         return self.find(noun)
 
-    def find(self, noun: Noun | str, **equal: Any) -> list[dict[str, Value]]:
+    def find(self, noun: Noun | str, **equal: Any) -> _Things:
         """Return the things whose columns equal the values given; None finds NULL."""
         kind = self._noun(noun)
         row = self._row(kind, None, equal)
@@ -117,7 +119,7 @@ class Things:
             raise InvalidArgumentError(f"no noun {name!r:.80} here: there are {', '.join(self._by_name) or 'none'}")
         return known
 
-    def _row(self, kind: Noun, data: Mapping[str, Any] | None, fields: Mapping[str, Any]) -> dict[str, Value]:
+    def _row(self, kind: Noun, data: Mapping[str, Any] | None, fields: Mapping[str, Any]) -> Thing:
         """Return the named columns, all checked."""
         if data is not None and not isinstance(data, Mapping):
             raise InvalidArgumentError(f"the data of a {kind.name} must be a mapping, not {type(data).__name__}")
@@ -134,7 +136,8 @@ def _checked(where: str, declared: str, value: Any) -> Value:
     if value is None:
         return None
     affinity = declared.split()[0].upper()
-    if isinstance(value, bool) or not isinstance(value, _PYTHON_TYPES[affinity]):
+    fits = isinstance(value, _PYTHON_TYPES[affinity]) and not isinstance(value, bool)
+    if not fits:
         raise InvalidArgumentError(f"{where} is {affinity}: {value!r:.80} ({type(value).__name__}) does not fit")
     if isinstance(value, str):
         return _text(where, value)
@@ -142,7 +145,10 @@ def _checked(where: str, declared: str, value: Any) -> Value:
         raise InvalidArgumentError(f"{where} is NaN: pass None for a missing value")
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise InvalidArgumentError(f"{where} does not fit 64 bits")
-    return float(value) if affinity == "REAL" else value  # type: ignore[no-any-return]
+    if affinity == "REAL":
+        return float(value)
+    checked: Value = value
+    return checked
 
 
 def _text(where: str, value: Any) -> str:

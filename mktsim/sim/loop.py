@@ -83,7 +83,7 @@ class SimLoop(asyncio.BaseEventLoop):
     def __init__(self, environment: simpy.Environment | None = None) -> None:
         super().__init__()
         if environment is not None and not isinstance(environment, simpy.Environment):
-            super().close()  # A loop that was begun and not closed would warn.
+            super().close()  # type: ignore[unreachable]  # A loop begun and not closed would warn.
             raise InvalidArgumentError(f"environment must be a simpy.Environment, not {environment!r:.80}")
         self._clock_resolution = 0.0
         self.environment = simpy.Environment() if environment is None else environment

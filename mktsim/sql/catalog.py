@@ -13,7 +13,7 @@ stands for "all rows in one table" (`whole`) declares those tables without their
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from mktsim.errors import InvalidArgumentError, ReadOnlyError, SQLSyntaxError, UnsupportedQueryError
@@ -36,6 +36,7 @@ from mktsim.sqlite import (
     connect,
     driver,
     quote,
+    rows,
 )
 
 ROWID_NAMES = ("rowid", "_rowid_", "oid")
@@ -260,8 +261,8 @@ class Catalog:
             raise ReadOnlyError("query only reads, and this statement returns no rows", sql=statement.sql)
         if statement.words[:1] not in (("SELECT",), ("WITH",), ("VALUES",)):
             raise UnsupportedQueryError(
-                f"{statement.words[0] if statement.words else 'this'} is not a SELECT: use explain() for plans, and the "
-                "vendor's own stub for anything else",
+                f"{statement.words[0] if statement.words else 'this'} is not a SELECT: use explain() for plans, "
+                "and the vendor's own stub for anything else",
                 sql=statement.sql,
             )
         reads: dict[str, set[str]] = {}
@@ -321,45 +322,38 @@ def _action(code: int) -> str:
 
 def _introspect(connection: Connection) -> list[Table]:
     tables = []
-    listed = connection.execute(
-        "SELECT name, type, wr, strict FROM pragma_table_list WHERE schema = 'main' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
-    ).fetchall()
+    listed = rows(
+        connection,
+        "SELECT name, type, wr, strict FROM pragma_table_list "
+        "WHERE schema = 'main' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND type <> 'shadow'",
+    )
     order = {
-        name: place for place, (name,) in enumerate(connection.execute("SELECT name FROM sqlite_schema ORDER BY rowid"))
+        name: place for place, (name,) in enumerate(rows(connection, "SELECT name FROM sqlite_schema ORDER BY rowid"))
     }
     for name, kind, without_rowid, strict in sorted(listed, key=lambda row: order.get(row[0], len(order))):
-        if kind == "shadow":
-            continue
         try:
-            info = connection.execute(
-                "SELECT name, type, pk, hidden FROM pragma_table_xinfo(?) ORDER BY cid", (name,)
-            ).fetchall()
+            info = rows(connection, "SELECT name, type, pk, hidden FROM pragma_table_xinfo(?) ORDER BY cid", (name,))
         except Error as error:
             raise InvalidArgumentError(f"table {name!r} cannot be read: {error}") from error
         columns = []
         for column, declared, _pk, hidden in info:
-            collation = "BINARY"
-            if kind == "table":
-                collation = connection.column_metadata("main", name, column)[1]
+            collation = connection.column_metadata("main", name, column)[1] if kind == "table" else "BINARY"
             columns.append(Column(column, _type(declared), collation, hidden != 1))
-        indexes = []
-        for index, origin, partial in connection.execute(
-            "SELECT name, origin, partial FROM pragma_index_list(?) ORDER BY seq DESC", (name,)
-        ).fetchall():
-            terms = connection.execute(
-                "SELECT name, desc, coll, cid FROM pragma_index_xinfo(?) WHERE key ORDER BY seqno", (index,)
-            ).fetchall()
-            indexes.append(
-                Index(
-                    index,
-                    tuple(IndexTerm(term if cid >= 0 else None, bool(desc), coll) for term, desc, coll, cid in terms),
-                    origin,
-                    bool(partial),
-                )
-            )
-        key = tuple(row[0] for row in sorted((row for row in info if row[2]), key=lambda row: row[2]))
-        tables.append(Table(name, kind, tuple(columns), key, bool(without_rowid), bool(strict), tuple(indexes)))
+        key = tuple(row[0] for row in sorted((row for row in info if row[2]), key=lambda row: int(row[2])))
+        indexes = tuple(_index(connection, name))
+        tables.append(Table(name, kind, tuple(columns), key, bool(without_rowid), bool(strict), indexes))
     return tables
+
+
+def _index(connection: Connection, table: str) -> Iterator[Index]:
+    listed = rows(connection, "SELECT name, origin, partial FROM pragma_index_list(?) ORDER BY seq DESC", (table,))
+    for name, origin, partial in listed:
+        terms = rows(
+            connection, "SELECT name, desc, coll, cid FROM pragma_index_xinfo(?) WHERE key ORDER BY seqno", (name,)
+        )
+        # A rowid in an index (cid -1) has no name to ship it by, like an expression (cid -2).
+        made = tuple(IndexTerm(term if cid >= 0 else None, bool(desc), coll) for term, desc, coll, cid in terms)
+        yield Index(name, made, origin, bool(partial))
 
 
 def _type(declared: str) -> str:

@@ -34,7 +34,7 @@ from collections.abc import Callable, Iterable
 from fractions import Fraction
 from typing import Any
 
-from mktsim.sqlite import Connection, SQLError, Value, connect
+from mktsim.sqlite import Connection, SQLError, Value, connect, rows
 
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 _REAL_SEEN, _PLUS_INF, _MINUS_INF = 1, 2, 4
@@ -178,7 +178,7 @@ def _as_number(value: str | bytes) -> int | float:
             return number
     if not _reader:
         _reader.append(connect())
-    return float(_reader[0].execute("SELECT CAST(? AS REAL)", (value,)).fetchone()[0])
+    return float(rows(_reader[0], "SELECT CAST(? AS REAL)", (value,))[0][0])
 
 
 def _partial(values: list[Value]) -> Value:

@@ -156,7 +156,7 @@ class Combiner:
             raise EvaluationError(str(error)) from error
         finally:
             connection.execute("ROLLBACK")
-        grouped: dict[int, list[Row]] = {}
+        grouped: dict[Any, list[Row]] = {}
         for ordinal, *row in rows:
             grouped.setdefault(ordinal, []).append(tuple(row))
         return [(listed[ordinal][0], (grouped[ordinal],)) for ordinal in sorted(grouped)]

@@ -102,10 +102,11 @@ def _checked(value: Any, number: int, sql: str) -> Value:
         if not -(2**63) <= value < 2**63:
             raise ParameterError(f"parameter {number} is {value}, beyond SQLite's 64-bit integers", sql=sql)
         return int(value)
-    for kind in (str, float, bytes):
-        if isinstance(value, kind):
-            return kind(value)
-    if isinstance(value, bytearray | memoryview):
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
     if hasattr(value, "item") and getattr(value, "shape", None) == ():  # a numpy scalar
         return _checked(value.item(), number, sql)
@@ -159,7 +160,7 @@ def read(sql: str) -> Statement:
             highest = max(highest, number)
             text = f":{PREFIX}{number}"
         pieces.append(text)
-    if not "".join(pieces).strip() or not (words or pieces):
+    if not words:
         raise SQLSyntaxError("the statement is empty", sql=sql)
     parameters = tuple(names.get(number) for number in range(1, highest + 1))
     return Statement(

@@ -8,7 +8,7 @@ from typing import Literal
 
 from mktsim.sql import lexer
 from mktsim.sql.lexer import PREFIX, Statement
-from mktsim.sqlite import Connection, Error, Value
+from mktsim.sqlite import Connection, Error, Value, rows
 
 Tier = Literal["route", "two-phase", "collect", "local"]
 
@@ -80,7 +80,7 @@ class Limit:
         """
         bindings = {f"{PREFIX}{number}": value for number, value in enumerate(values, 1)}
         try:
-            row = scratch.execute(f"SELECT ({self.limit}), ({self.offset or '0'})", bindings).fetchone()
+            row = rows(scratch, f"SELECT ({self.limit}), ({self.offset or '0'})", bindings)[0]
         except Error:
             return -1
         if not all(isinstance(value, int) for value in row) or row[0] < 0:

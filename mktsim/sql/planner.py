@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from dataclasses import replace
+from itertools import pairwise
 
 from sqlglot import exp
 
@@ -24,7 +25,7 @@ from mktsim.sql.plan import Plan, ScatterStatement
 from mktsim.sql.schema import Schema
 from mktsim.sql.syntax import Node, Select, Undecided, parse, single_select, text, unwrap
 from mktsim.sql.twophase import decompose
-from mktsim.sqlite import Error, quote
+from mktsim.sqlite import Error, Value, quote, rows
 
 _STATE_FUNCTIONS = {"changes", "total_changes", "last_insert_rowid", "load_extension", "fts3_tokenizer"}
 _RANDOM_FUNCTIONS = {"random", "randomblob"}
@@ -86,7 +87,7 @@ class Planner:
             return known
         if isinstance(sql, str) and len(sql) > MAX_STATEMENT_CHARS:
             raise UnsupportedQueryError(
-                f"the statement has {len(sql):,} characters, more than {MAX_STATEMENT_CHARS:,}: pass data as parameters",
+                f"the statement has {len(sql):,} characters, the limit is {MAX_STATEMENT_CHARS:,}: use parameters",
                 sql=sql,
             )
         plan = self._plan(lexer.read(sql))
@@ -127,12 +128,8 @@ class Planner:
         return plan
 
     def _refuse(self, statement: Statement, facts: Facts) -> None:
-        words = statement.words
-        if any(pair == ("INDEXED", "BY") for pair in zip(words, words[1:], strict=False)):
-            if not any(triple == ("NOT", "INDEXED", "BY") for triple in zip(words, words[1:], words[2:], strict=False)):
-                raise UnsupportedQueryError(
-                    "INDEXED BY names an index of one database: leave it out", sql=statement.sql
-                )
+        if ("INDEXED", "BY") in pairwise(statement.words):
+            raise UnsupportedQueryError("INDEXED BY names an index of one database: leave it out", sql=statement.sql)
         state = sorted(facts.functions & _STATE_FUNCTIONS)
         if state:
             raise UnsupportedQueryError(f"{state[0]}() tells the state of one connection", sql=statement.sql)
@@ -232,19 +229,23 @@ class Planner:
                 for this, other in ((term.left, term.right), (term.right, term.left)):
                     if source.column(this) is declared and _is_value(other):
                         return (text(other),)
-            elif isinstance(term, exp.In) and source.column(term.this) is declared and not term.args.get("query"):
-                if term.expressions and all(_is_value(value) for value in term.expressions):
-                    return tuple(text(value) for value in term.expressions)
+            elif (
+                isinstance(term, exp.In)
+                and source.column(term.this) is declared
+                and term.expressions
+                and all(_is_value(value) for value in term.expressions)
+            ):
+                return tuple(text(value) for value in term.expressions)
         return None
 
-    def shard_keys(self, plan: Plan, values: tuple[object, ...]) -> frozenset[str] | None:
+    def shard_keys(self, plan: Plan, values: tuple[Value, ...]) -> frozenset[str] | None:
         """Return the vendor ids that a bound statement may touch, or None for all."""
         if plan.shard_values is None:
             return None
         bindings = {f"{PREFIX}{number}": value for number, value in enumerate(values, 1)}
         listed = ", ".join(f"CAST(({value}) AS TEXT), typeof({value})" for value in plan.shard_values)
         try:
-            row = self.catalog.vendor.execute(f"SELECT {listed}", bindings).fetchone()  # type: ignore[arg-type]
+            row = rows(self.catalog.vendor, f"SELECT {listed}", bindings)[0]
         except Error:
             return None
         # A blob never equals text, and NULL equals nothing.
@@ -262,7 +263,7 @@ def _is_volatile(statement: Statement, facts: Facts) -> bool:
 
 def _is_value(node: Node) -> bool:
     node = unwrap(node)
-    return isinstance(node, exp.Literal) or (isinstance(node, exp.Placeholder) and bool(node.this))
+    return isinstance(node, exp.Literal | exp.Null) or (isinstance(node, exp.Placeholder) and bool(node.this))
 
 
 def _only_table(tree: Node, catalog: Catalog) -> Select | None:

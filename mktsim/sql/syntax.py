@@ -23,7 +23,7 @@ from mktsim.sql.catalog import Catalog, Column, Table
 from mktsim.sql.lexer import PREFIX, Statement
 from mktsim.sqlite import Error, quote
 
-Node = exp.Expression
+Node = exp.Expr
 
 
 def text(node: Node) -> str:

@@ -15,7 +15,8 @@ Theory of operation
 -------------------
 ``SELECT category, AVG(price) FROM products WHERE stock > 0 GROUP BY category HAVING COUNT(*) > 1`` becomes::
 
-    scatter  SELECT "category", mktsim_sum(price), COUNT(price), COUNT(*) FROM products WHERE stock > 0 GROUP BY category
+    scatter  SELECT category, mktsim_sum(price) AS a0, COUNT(price) AS a1, COUNT(*) AS a2
+             FROM products WHERE stock > 0 GROUP BY category
     gather   SELECT category, mktsim_avg_value(a0, a1) FROM products GROUP BY category HAVING COALESCE(SUM(a2), 0) > 1
 
 A partial has the columns that occur outside aggregates ("bare" in SQLite's terms) and one or two columns for each
@@ -332,12 +333,12 @@ class _Builder:
             condition = f" FILTER (WHERE {text(call.expression.this)})" if isinstance(call, exp.Filter) else ""
             name = aggregate_name(inner, self.catalog.aggregates) or ""
             arguments = _arguments(inner)
-            for argument in arguments:
-                if any(True for _ in aggregates(argument, self.catalog.aggregates)) or argument.find(exp.Order):
+            for each in arguments:
+                if any(True for _ in aggregates(each, self.catalog.aggregates)) or each.find(exp.Order):
                     raise Undecided(f"{name}() has an argument that is no plain expression")
             if len(arguments) > 1:
                 raise Undecided(f"{name}() has more than one argument")
-            argument = arguments[0] if arguments else None
+            argument: Node | None = arguments[0] if arguments else None
             if isinstance(argument, exp.Distinct):
                 if condition:
                     raise Undecided("a DISTINCT aggregate has a FILTER")
@@ -491,7 +492,7 @@ class _Builder:
 
     def _gather(self, replacements: dict[str, str], suffix: list[tuple[str, str, bool]] | None = None) -> str:
         """Return the user's statement with aggregates replaced, WHERE dropped and the walk's order spelt out."""
-        node = self.select.node.copy()
+        node: Node = self.select.node.copy()
         if node.args.get("where") is not None:
             node.set("where", None)
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from mktsim.errors import InvalidArgumentError
 from mktsim.sql.schema import Schema
-from mktsim.storage.base import MAX_VENDOR_ID_CHARACTERS, Answer, Row, Setup, Statement, Tables, VendorStore
+from mktsim.storage.base import Answer, Row, Setup, Statement, Tables, VendorStore
 from mktsim.storage.directory import DirectoryStore
+from mktsim.storage.guards import MAX_VENDOR_ID_CHARACTERS
 from mktsim.storage.memory import MemoryStore
 from mktsim.storage.packed import PackedStore, ShardScanner, close_scanners, open_scanner
 

@@ -17,44 +17,28 @@ and the version that a packed commit compares, keep them from overwriting each o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Self
 
-from mktsim.errors import (
-    CorruptImageError,
-    EvaluationError,
-    InvalidArgumentError,
-    MktsimError,
-    ParameterError,
-    ReadOnlyError,
-    SchemaMismatchError,
-    SQLSyntaxError,
-    StorageError,
-    UnknownVendorError,
-)
+from mktsim.errors import InvalidArgumentError, ParameterError, ReadOnlyError, SQLSyntaxError, StorageError
 from mktsim.sql.schema import Schema
-from mktsim.sqlite import (
-    SQLITE_DENY,
-    SQLITE_OK,
-    AuthError,
-    Connection,
-    CorruptError,
-    Error,
-    ExecTraceAbort,
-    NotADBError,
-    Value,
-    driver,
-)
+from mktsim.sqlite import AuthError, Connection, Error, ExecTraceAbort, Value, driver
+from mktsim.storage.guards import allow_only_reading, check_vendor_id, scan_error, shown
 from mktsim.storage.images import Template
 
-# What SQLite raises where the file system, not the statement, is at fault.
-_SYSTEM_ERRORS = (driver.FullError, driver.IOError, driver.CantOpenError, driver.BusyError, driver.ReadOnlyError)
-
-#: The longest vendor id that is accepted, in characters.
-MAX_VENDOR_ID_CHARACTERS = 10_000
+__all__ = [
+    "Answer",
+    "Row",
+    "Setup",
+    "Statement",
+    "Tables",
+    "VendorStore",
+    "check_vendor_id",
+    "no_setup",
+    "run_statements",
+]
 
 #: Rows of new tables: table name to rows in declared column order.
 Tables = Mapping[str, Sequence[Sequence[Value]]]
@@ -67,76 +51,6 @@ Answer = tuple[str, tuple[list[Row], ...]]
 #: Prepares a connection before statements run on it, for instance registers SQL functions.
 Setup = Callable[[Connection], None]
 
-# Reading, by the names SQLite's authorizer uses. Transactions are reading too: they make a snapshot.
-_READING = frozenset(
-    getattr(driver, f"SQLITE_{name}") for name in ("SELECT", "READ", "FUNCTION", "RECURSIVE", "TRANSACTION")
-)
-_READING_PRAGMAS = frozenset(
-    (
-        *("application_id", "data_version", "encoding", "page_count", "page_size", "schema_version", "user_version"),
-        *("foreign_key_check", "foreign_key_list", "index_info", "index_list", "index_xinfo"),
-        *("integrity_check", "quick_check", "table_info", "table_list", "table_xinfo"),
-    )
-)
-
-
-def shown(vendor_id: str) -> str:
-    """Return an id as error messages show it: quoted and cut to a line."""
-    return repr(vendor_id) if len(vendor_id) <= 60 else f"{vendor_id[:57]!r}... ({len(vendor_id)} characters)"
-
-
-def check_vendor_id(vendor_id: object) -> str:
-    """Return `vendor_id`, or raise :class:`InvalidArgumentError` where it cannot be one.
-
-    Examples
-    --------
-    >>> check_vendor_id("Zoë's/shop")
-    "Zoë's/shop"
-    """
-    if not isinstance(vendor_id, str):
-        raise InvalidArgumentError(f"a vendor id must be a string, not {type(vendor_id).__name__}")
-    if not 0 < len(vendor_id) <= MAX_VENDOR_ID_CHARACTERS:
-        raise InvalidArgumentError(
-            f"a vendor id must have 1 to {MAX_VENDOR_ID_CHARACTERS} characters, not {len(vendor_id)}"
-        )
-    try:
-        vendor_id.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidArgumentError(f"vendor id {shown(vendor_id)} is not valid Unicode: {error}") from None
-    return vendor_id
-
-
-def allow_only_reading(action: int, first: str | None, second: str | None, _schema: object, _trigger: object) -> int:
-    """Answer SQLite's authorizer: reading is allowed, everything else denied."""
-    if action in _READING or (action == driver.SQLITE_PRAGMA and first in _READING_PRAGMAS):
-        return SQLITE_OK
-    return SQLITE_DENY
-
-
-@contextmanager
-def named_errors(what: str, vendor_id: str = "") -> Iterator[None]:
-    """Turn SQLite's and the system's errors inside the block into this package's storage errors."""
-    try:
-        yield
-    except (CorruptError, NotADBError) as error:
-        raise CorruptImageError(f"{what}: damaged: {error}; restore it from a copy", vendor_id=vendor_id) from error
-    except MktsimError:  # Some of them are OSErrors too.
-        raise
-    except (Error, OSError) as error:
-        raise StorageError(f"{what}: {error}") from error
-
-
-@contextmanager
-def vendor_errors(vendor_id: str) -> Iterator[None]:
-    """Name the vendor where its database is damaged or cannot be read or written; other errors are the block's own."""
-    try:
-        yield
-    except MktsimError:
-        raise
-    except (CorruptError, NotADBError, *_SYSTEM_ERRORS) as error:
-        with named_errors(f"vendor {shown(vendor_id)}", vendor_id):
-            raise error
-
 
 def run_statements(connection: Connection, vendor_id: str, statements: list[Statement]) -> tuple[list[Row], ...]:
     """Return the rows of each statement, or raise the error that names vendor and statement."""
@@ -148,100 +62,6 @@ def run_statements(connection: Connection, vendor_id: str, statements: list[Stat
         return tuple(answer)
     except Exception as error:
         raise scan_error(error, vendor_id, sql) from error
-
-
-def scan_error(error: Exception, vendor_id: str, sql: str) -> CorruptImageError | EvaluationError:
-    """Return the named error for a statement that failed on a vendor."""
-    if isinstance(error, (CorruptError, NotADBError)):
-        message = f"vendor {shown(vendor_id)}: database damaged: {error}; restore it from a copy"
-        return CorruptImageError(message, vendor_id=vendor_id)
-    return EvaluationError(f"vendor {shown(vendor_id)}: {error}", sql=sql)
-
-
-class Writer:
-    """One vendor's read-write connection, and the rules of a transaction on it.
-
-    Attributes
-    ----------
-    changed : bool
-        Whether the last transaction committed a change of rows or of ``user_version``.
-    """
-
-    __slots__ = ("_committing", "_cookie", "changed", "connection")
-
-    def __init__(self, connection: Connection, cookie: int) -> None:
-        self.connection = connection
-        self.changed = False
-        self._cookie = cookie
-        self._committing = False
-        connection.set_commit_hook(lambda: not self._committing)  # True turns a commit into a rollback
-
-    @contextmanager
-    def transaction(self, finish: Callable[[Connection], None] | None = None) -> Iterator[Connection]:
-        """Run the block in one write transaction; `finish` runs last in it, where something changed."""
-        connection = self.connection
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            before = connection.total_changes(), connection.pragma("user_version")
-            yield connection
-            if connection.authorizer is not None:  # the block's; it would judge our own statements too
-                connection.authorizer = None
-            if connection.get_autocommit():
-                raise StorageError("the block ended its transaction, which was rolled back: leave that to the store")
-            if connection.pragma("schema_version") != self._cookie:
-                raise SchemaMismatchError("the block changed the schema and was rolled back: migrate the store")
-            self.changed = before != (connection.total_changes(), connection.pragma("user_version"))
-            if self.changed and finish is not None:
-                finish(connection)
-            self._committing = self.changed
-            connection.execute("COMMIT" if self.changed else "ROLLBACK")
-        except BaseException:
-            connection.authorizer = None
-            if not connection.get_autocommit():
-                connection.execute("ROLLBACK")
-            raise
-        finally:
-            self._committing = False
-
-
-class Closable(Protocol):
-    """What a :class:`Cache` holds."""
-
-    def close(self) -> None:
-        """Free it."""
-
-
-C = TypeVar("C", bound=Closable)
-
-
-class Cache(Generic[C]):
-    """The most recently used connections. One in use is taken out, so that eviction never closes it under its user."""
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._entries: OrderedDict[Hashable, C] = OrderedDict()
-
-    def take(self, key: Hashable) -> C | None:
-        """Remove and return the entry of `key`, or None."""
-        return self._entries.pop(key, None)
-
-    def give(self, key: Hashable, entry: C) -> None:
-        """Put an entry back as the most recently used, and close what no longer fits."""
-        self.drop(key)
-        self._entries[key] = entry
-        while len(self._entries) > self._capacity:
-            self._entries.popitem(last=False)[1].close()
-
-    def drop(self, key: Hashable) -> None:
-        """Close the entry of `key`, if there is one."""
-        entry = self._entries.pop(key, None)
-        if entry is not None:
-            entry.close()
-
-    def close(self) -> None:
-        """Close all entries."""
-        while self._entries:
-            self._entries.popitem()[1].close()
 
 
 class VendorStore(ABC):
@@ -291,8 +111,11 @@ class VendorStore(ABC):
         """Whether the vendor exists."""
 
     @abstractmethod
+    def count(self, shard: str | None = None) -> int:
+        """Return how many vendors a shard has, or all shards have together."""
+
     def __len__(self) -> int:
-        """How many vendors there are."""
+        return self.count()
 
     @abstractmethod
     def create_many(self, vendors: Iterable[tuple[str, Tables]]) -> int:
@@ -485,11 +308,6 @@ class VendorStore(ABC):
             yield
         finally:
             self._in_transaction.discard(vendor_id)
-
-
-def unknown(vendor_id: str) -> UnknownVendorError:
-    """Return the error for a vendor that does not exist."""
-    return UnknownVendorError(f"no vendor {shown(vendor_id)}: create it first, or check the spelling")
 
 
 def no_setup(_connection: Connection) -> None:

@@ -25,23 +25,10 @@ from mktsim.errors import DuplicateError
 from mktsim.sql.schema import Schema
 from mktsim.sqlite import Connection, ConstraintError, driver
 from mktsim.sqlite import transaction as file_transaction
-from mktsim.storage.base import (
-    Answer,
-    Cache,
-    Setup,
-    Statement,
-    Tables,
-    VendorStore,
-    Writer,
-    allow_only_reading,
-    check_vendor_id,
-    named_errors,
-    run_statements,
-    shown,
-    unknown,
-    vendor_errors,
-)
+from mktsim.storage.base import Answer, Setup, Statement, Tables, VendorStore, run_statements
+from mktsim.storage.connections import Cache, Writer
 from mktsim.storage.folder import claim, open_file, replace_file
+from mktsim.storage.guards import allow_only_reading, check_vendor_id, named_errors, shown, unknown, vendor_errors
 from mktsim.storage.images import checked, with_application_id, with_journal
 
 _BATCH_VENDORS: Final = 256
@@ -177,9 +164,12 @@ class DirectoryStore(VendorStore):
             found = catalogue.execute("SELECT 1 FROM vendors WHERE id = ? AND NOT deleting", (vendor_id,))
             return found.fetchone() is not None
 
-    def __len__(self) -> int:
+    def count(self, shard: str | None = None) -> int:
         with self._listed() as catalogue:
-            return int(catalogue.execute("SELECT COUNT(*) FROM vendors WHERE NOT deleting").get)
+            if shard is None:
+                return int(catalogue.execute("SELECT COUNT(*) FROM vendors WHERE NOT deleting").get)
+            self._check_shard(shard)
+            return int(catalogue.execute("SELECT COUNT(*) FROM vendors WHERE shard = ? AND NOT deleting", (shard,)).get)
 
     def create_many(self, vendors: Iterable[tuple[str, Tables]]) -> int:
         self._check_open()

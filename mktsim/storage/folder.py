@@ -10,7 +10,7 @@ from urllib.parse import quote
 from mktsim.errors import SchemaMismatchError, StorageError
 from mktsim.sql.schema import Schema
 from mktsim.sqlite import SQLITE_OPEN_CREATE, SQLITE_OPEN_READONLY, SQLITE_OPEN_READWRITE, Connection, connect
-from mktsim.storage.base import named_errors
+from mktsim.storage.guards import named_errors
 
 _FORMAT = 1
 _MANIFEST = "store.json"

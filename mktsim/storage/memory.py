@@ -8,20 +8,9 @@ from contextlib import contextmanager
 from mktsim.errors import DuplicateError
 from mktsim.sql.schema import Schema
 from mktsim.sqlite import Connection
-from mktsim.storage.base import (
-    Answer,
-    Setup,
-    Statement,
-    Tables,
-    VendorStore,
-    Writer,
-    check_vendor_id,
-    named_errors,
-    run_statements,
-    shown,
-    unknown,
-    vendor_errors,
-)
+from mktsim.storage.base import Answer, Setup, Statement, Tables, VendorStore, run_statements
+from mktsim.storage.connections import Writer
+from mktsim.storage.guards import check_vendor_id, named_errors, shown, unknown, vendor_errors
 from mktsim.storage.images import checked
 from mktsim.storage.vfs import ReaderPool
 
@@ -69,9 +58,12 @@ class MemoryStore(VendorStore):
         self._check_open()
         return vendor_id in self._vendors[self.shard_of(check_vendor_id(vendor_id))]
 
-    def __len__(self) -> int:
+    def count(self, shard: str | None = None) -> int:
         self._check_open()
-        return sum(map(len, self._vendors.values()))
+        if shard is None:
+            return sum(map(len, self._vendors.values()))
+        self._check_shard(shard)
+        return len(self._vendors[shard])
 
     def create_many(self, vendors: Iterable[tuple[str, Tables]]) -> int:
         self._check_open()

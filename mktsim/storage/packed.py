@@ -29,21 +29,10 @@ from mktsim.errors import DuplicateError, SchemaMismatchError, StorageError
 from mktsim.sql.schema import Schema
 from mktsim.sqlite import Connection, ConstraintError
 from mktsim.sqlite import transaction as file_transaction
-from mktsim.storage.base import (
-    Answer,
-    Cache,
-    Setup,
-    Statement,
-    Tables,
-    VendorStore,
-    Writer,
-    check_vendor_id,
-    named_errors,
-    shown,
-    unknown,
-    vendor_errors,
-)
+from mktsim.storage.base import Answer, Setup, Statement, Tables, VendorStore
+from mktsim.storage.connections import Cache, Writer
 from mktsim.storage.folder import claim, file_name, open_file
+from mktsim.storage.guards import check_vendor_id, named_errors, shown, unknown, vendor_errors
 from mktsim.storage.images import checked, open_quickly
 from mktsim.storage.scanner import ShardScanner, close_scanners, open_scanner
 
@@ -148,12 +137,11 @@ class PackedStore(VendorStore):
         with self._file_of(check_vendor_id(vendor_id)) as file:
             return file.execute("SELECT 1 FROM vendors WHERE id = ?", (vendor_id,)).fetchone() is not None
 
-    def __len__(self) -> int:
-        count = 0
-        for shard in self.shards:
-            with named_errors(f"shard {shard!r}"):
-                count += int(self._file(shard).execute("SELECT COUNT(*) FROM vendors").get)
-        return count
+    def count(self, shard: str | None = None) -> int:
+        if shard is None:
+            return sum(map(self.count, self.shards))
+        with named_errors(f"shard {shard!r}"):
+            return int(self._file(shard).execute("SELECT COUNT(*) FROM vendors").get)
 
     def create_many(self, vendors: Iterable[tuple[str, Tables]]) -> int:
         self._check_open()

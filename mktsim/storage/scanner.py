@@ -18,8 +18,9 @@ from typing import Final
 
 from mktsim.errors import CorruptImageError, EvaluationError, MktsimError
 from mktsim.sqlite import Connection
-from mktsim.storage.base import Answer, Row, Setup, Statement, named_errors, no_setup, scan_error, unknown
+from mktsim.storage.base import Answer, Row, Setup, Statement, no_setup
 from mktsim.storage.folder import open_file
+from mktsim.storage.guards import named_errors, scan_error, unknown
 from mktsim.storage.images import checked
 from mktsim.storage.vfs import Reader, ReaderPool
 

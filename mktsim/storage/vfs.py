@@ -34,7 +34,8 @@ from contextlib import contextmanager
 from typing import Final
 
 from mktsim.sqlite import SQLITE_OPEN_READONLY, SQLITE_OPEN_URI, VFS, Connection, Error, connect, driver
-from mktsim.storage.base import Setup, allow_only_reading
+from mktsim.storage.base import Setup
+from mktsim.storage.guards import allow_only_reading
 
 _VFS_NAME: Final = "mktsim-image"
 _CHANGED: Final = b"\xff" * 16

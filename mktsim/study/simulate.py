@@ -172,7 +172,7 @@ def simulate(
     Examples
     --------
     >>> result = simulate(Scenario(vendors=100, preset="cloudflare-2026"), requests=400, seed=1)
-    >>> 220 < result.p50.estimate < 280
+    >>> 130 < result.p50.estimate < 160
     True
     """
     _check(scenario, requests, engine)

@@ -1,0 +1,272 @@
+"""One statement over many vendors, all of them scanned, warm, against four ways to do without this program.
+
+The fleet is the market's own schema in a packed store, `products` products a vendor. The peers:
+
+* *scanner loop*: next image, the same scatter statement, extend a list; no planner, no merge;
+* *bare loop*: the same written out over :class:`mktsim.storage.vfs.Reader` with nothing that is not needed, no checks
+  and no names of vendors: the floor of this way to store;
+* *threads*: a pool, one file a vendor of SQLite's default page size in rollback-journal mode (a descriptor each), the
+  standard library's driver, connections kept open as far as descriptors allow, and a merge in Python that
+  concatenates, sorts and adds. Once with a task a vendor, as most would write it; once with a task a thread;
+* *one SQLite* that holds all rows, in memory, with no index, as the vendors have none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import resource
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from benchmarks.measure import Contender, Sizes, Subject
+from mktsim.fanout import QueryResult
+from mktsim.market import Marketplace
+from mktsim.market.catalogue import catalogue
+from mktsim.market.layout import find_layout
+from mktsim.market.nouns import SCHEMA
+from mktsim.sql import GatherEngine, Planner, register
+from mktsim.sqlite import SQLITE_OPEN_READONLY, Connection, connect
+from mktsim.storage import open_scanner
+from mktsim.storage.vfs import Reader
+
+Row = tuple[Any, ...]
+Tables = dict[str, list[Row]]
+_SPARE_DESCRIPTORS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A statement, what the planner sends of it, and what somebody without a planner would send and merge."""
+
+    name: str
+    sql: str
+    params: Row
+    scatter_params: Row
+    naive: str
+    merge: Callable[[list[Row]], list[Row]]
+    equal: Callable[[list[Row], list[Row]], bool]
+
+
+def _first_ten(rows: list[Row]) -> list[Row]:
+    """Sort by rating, NULLs last; Python's sort keeps ties in the order of vendors, as one table would."""
+    return sorted(rows, key=lambda row: -math.inf if row[4] is None else row[4], reverse=True)[:10]
+
+
+def _by_category(rows: list[Row]) -> list[Row]:
+    groups: dict[str | None, list[Any]] = {}
+    for category, count, total, priced in rows:
+        group = groups.setdefault(category, [0, 0.0, 0])
+        group[0] += count
+        group[1] += total or 0.0
+        group[2] += priced
+    ordered = sorted(groups.items(), key=lambda item: (item[0] is not None, item[0]))
+    return [(category, count, total / priced if priced else None) for category, (count, total, priced) in ordered]
+
+
+def _nearly(ours: list[Row], theirs: list[Row]) -> bool:
+    """Averages of floats that were added in another order: 12 digits; all else exactly."""
+    return len(ours) == len(theirs) and all(
+        a[:2] == b[:2] and (a[2] == b[2] or math.isclose(a[2], b[2], rel_tol=1e-12))
+        for a, b in zip(ours, theirs, strict=True)
+    )
+
+
+_COLUMNS = "id, vendorId, name, price, rating"
+TOP_TEN = Query(
+    name="top 10 by rating in a category",
+    sql=f"SELECT {_COLUMNS} FROM products WHERE category = ? ORDER BY rating DESC LIMIT 10",
+    params=("electronics",),
+    scatter_params=("electronics", 10),
+    naive=f"SELECT {_COLUMNS} FROM products WHERE category = ? ORDER BY rating DESC LIMIT 10",
+    merge=_first_ten,
+    equal=lambda ours, theirs: ours == theirs,
+)
+GROUPS = Query(
+    name="COUNT and AVG by category",
+    sql="SELECT category, COUNT(*), AVG(price) FROM products GROUP BY category",
+    params=(),
+    scatter_params=(),
+    naive="SELECT category, COUNT(*), SUM(price), COUNT(price) FROM products GROUP BY category",
+    merge=_by_category,
+    equal=_nearly,
+)
+
+
+def subjects(sizes: Sizes, seed: int) -> Iterator[Subject]:
+    """Yield one subject for each fleet and query; the fleet exists while its subjects are out."""
+    for vendors in sizes.vendors:
+        with ExitStack() as stack:
+            fleet = Fleet(stack, vendors, sizes, seed)
+            for query in (TOP_TEN, GROUPS):
+                yield fleet.subject(query)
+
+
+class Fleet:
+    """The same rows four times: packed, a file a vendor, and in one database."""
+
+    def __init__(self, stack: ExitStack, vendors: int, sizes: Sizes, seed: int) -> None:
+        self.vendors, self.sizes = vendors, sizes
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="mktsim-benchmark-")))
+        # Sorted by id, in which order one table would have them; skew 0 gives every vendor as many products.
+        made = [
+            (vendor_id, {"_vendor": [(vendor_id, 0)], **tables})
+            for vendor_id, tables in catalogue(vendors=vendors, products=sizes.products, seed=seed, skew=0)
+        ]
+        layout = find_layout(folder / "market", store="packed", shards=None, virtual_nodes=None)
+        with layout.open_vendors(folder / "market", SCHEMA, layout.ring().get_node) as store:
+            store.create_many(made)
+            self.paths = [store.shard_path(shard) for shard in store.shards]  # type: ignore[attr-defined]
+        self.runner = stack.enter_context(asyncio.Runner())
+        self.market = self.runner.run(_opened(folder / "market"))
+        stack.callback(lambda: self.runner.run(self.market.close()))
+        self.whole = _one_database(tables for _, tables in made)
+        stack.callback(self.whole.close)
+        files = _write_files(folder, made)
+        self.open_files, self.closed_files = _open_files(stack, files)
+        self.pool = stack.enter_context(ThreadPoolExecutor(sizes.threads))
+        self.planner, self.engine = Planner(SCHEMA), GatherEngine()
+        stack.callback(self.engine.close)
+        self.stack = stack
+
+    def subject(self, query: Query) -> Subject:
+        """Return what is measured of one query."""
+        (scatter,) = self.planner.plan(query.sql).scatter
+        gathered = self._gatherer(query)
+        threads = f"{self.sizes.threads} threads, one sqlite3 file a vendor"
+        note = "" if not self.closed_files else f"{len(self.closed_files)} files beyond the limit opened at each query"
+        return Subject(
+            f"{query.name}, {self.vendors:,} vendors",
+            "vendor",
+            self.vendors,
+            Contender("market.query", self._ours(query), lambda result: result.rows),
+            (
+                Contender("scanner loop", self._scanner_loop(scatter.sql, query), gathered, at_most=2.0),
+                Contender("bare loop", self._bare_loop(scatter.sql, query), gathered),
+                Contender(f"{threads}, a task a vendor", self._threads(query, None), at_most=0.25),
+                Contender(f"{threads}, a task a thread", self._threads(query, self.sizes.threads), at_most=0.25),
+                Contender("one SQLite holding all rows", self._one(query)),
+            ),
+            query.equal,
+            note,
+        )
+
+    def _ours(self, query: Query) -> Callable[[], QueryResult]:
+        return lambda: self.runner.run(self.market.query(query.sql, query.params))
+
+    def _gatherer(self, query: Query) -> Callable[[list[Row]], list[Row]]:
+        """Return what merges a loop's rows for the comparison: sorted by vendor where rows tell whose they are."""
+
+        def gathered(rows: list[Row]) -> list[Row]:
+            ordered = sorted(rows, key=lambda row: str(row[1])) if query is TOP_TEN else rows
+            return self.engine.gather(self.planner.plan(query.sql), [("", (ordered,))], query.params)
+
+        return gathered
+
+    def _scanner_loop(self, sql: str, query: Query) -> Callable[[], list[Row]]:
+        scanners = [open_scanner(path, register) for path in self.paths]
+        for scanner in scanners:
+            self.stack.callback(scanner.close)
+
+        def run() -> list[Row]:
+            rows: list[Row] = []
+            for scanner in scanners:
+                for _vendor_id, parts in scanner.scan([(sql, query.scatter_params)]):
+                    rows.extend(parts[0])
+            return rows
+
+        return run
+
+    def _bare_loop(self, sql: str, query: Query) -> Callable[[], list[Row]]:
+        files = [connect(str(path), flags=SQLITE_OPEN_READONLY) for path in self.paths]
+        for file in files:
+            self.stack.callback(file.close)
+            file.execute("PRAGMA mmap_size = 1099511627776").fetchall()
+        image = next(image for file in files for (image,) in file.execute("SELECT image FROM vendors LIMIT 1"))
+        reader = Reader(image, register)
+        self.stack.callback(reader.close)
+        served, params = reader.file, query.scatter_params
+        execute = reader.connection.cursor().execute
+
+        def run() -> list[Row]:
+            rows: list[Row] = []
+            extend = rows.extend
+            for file in files:
+                for (served.image,) in file.execute("SELECT image FROM vendors ORDER BY id"):
+                    served.is_new = True
+                    extend(execute(sql, params))
+            return rows
+
+        return run
+
+    def _threads(self, query: Query, tasks: int | None) -> Callable[[], list[Row]]:
+        sources: list[Any] = [*self.open_files, *self.closed_files]
+        size = 1 if tasks is None else math.ceil(len(sources) / tasks)
+        batches = [sources[start : start + size] for start in range(0, len(sources), size)]
+
+        def ask(batch: Sequence[sqlite3.Connection | Path]) -> list[Row]:
+            rows: list[Row] = []
+            for source in batch:
+                if isinstance(source, sqlite3.Connection):
+                    rows += source.execute(query.naive, query.params).fetchall()
+                else:
+                    opened = sqlite3.connect(source)
+                    rows += opened.execute(query.naive, query.params).fetchall()
+                    opened.close()
+            return rows
+
+        return lambda: query.merge(list(chain.from_iterable(self.pool.map(ask, batches))))
+
+    def _one(self, query: Query) -> Callable[[], list[Row]]:
+        return lambda: self.whole.execute(query.sql, query.params).fetchall()
+
+
+async def _opened(path: Path) -> Marketplace:
+    return await Marketplace.open(path)
+
+
+def _one_database(fleet: Iterator[Tables]) -> Connection:
+    """Put all products into one table of the market's columns, without the key that holds within a vendor alone."""
+    connection = connect()
+    (create,) = (sql for sql in SCHEMA.statements if sql.startswith("CREATE TABLE products("))
+    connection.execute(create.replace("id TEXT PRIMARY KEY", "id TEXT", 1))
+    with connection:
+        rows = chain.from_iterable(tables["products"] for tables in fleet)
+        connection.executemany("INSERT INTO products VALUES(?,?,?,?,?,?,?,?,?,?)", rows)
+    return connection
+
+
+def _write_files(folder: Path, fleet: Sequence[tuple[str, Tables]]) -> list[Path]:
+    """Write each vendor's database as a file, in the order of ids, by filling one template and rolling it back."""
+    (folder / "files").mkdir()
+    template = SCHEMA.database()
+    paths = []
+    for vendor_id, tables in fleet:
+        template.execute("BEGIN")
+        for table, rows in tables.items():
+            if rows:
+                marks = ",".join("?" * len(rows[0]))
+                template.executemany(f"INSERT INTO {table} VALUES({marks})", rows)
+        paths.append(folder / "files" / f"{vendor_id}.sqlite")
+        paths[-1].write_bytes(template.serialize("main"))
+        template.execute("ROLLBACK")
+    template.close()
+    return paths
+
+
+def _open_files(stack: ExitStack, paths: list[Path]) -> tuple[list[sqlite3.Connection], list[Path]]:
+    """Open as many as descriptors allow; an LRU would keep none of the rest over a scan of all."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    capacity = len(paths) if soft == resource.RLIM_INFINITY else max(0, soft - _SPARE_DESCRIPTORS)
+    connections = []
+    for path in paths[:capacity]:
+        connections.append(sqlite3.connect(path, check_same_thread=False))
+        stack.callback(connections[-1].close)
+    return connections, paths[capacity:]

@@ -1,0 +1,104 @@
+"""Imports only go down the floors, and each third-party driver is named in one place."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "mktsim"
+
+#: The first matching prefix decides; a room may import from lower floors and from itself.
+FLOORS = {
+    "mktsim.errors": -1,  # the ground that floor 0 stands on
+    "mktsim.sqlite": 0,
+    "mktsim.streams": 0,
+    "mktsim.sql": 1,
+    "mktsim.network": 1,
+    "mktsim.placement": 1,
+    "mktsim.storage": 2,
+    "mktsim.objects": 3,
+    "mktsim.fanout": 3,
+    "mktsim.market": 4,
+    "mktsim.testing": 4,
+    "mktsim.sim": 5,
+    "mktsim.study": 6,
+    "mktsim.explore": 7,
+    "mktsim.cli": 7,
+    "mktsim.__main__": 8,
+    "mktsim": 8,
+}
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(module: str) -> str:
+    """Return the room a module belongs to."""
+    return next(
+        room for room in sorted(FLOORS, key=len, reverse=True) if module == room or module.startswith(room + ".")
+    )
+
+
+def name_of(path: Path) -> str:
+    """Return a file's module name."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(path: Path) -> set[str]:
+    """Return every module a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names if f"{node.module}.{alias.name}" in FLOORS}
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_only_go_down_the_floors(path):
+    """A room may import from floors below it and from itself; two rooms of one floor do not know each other."""
+    here = room_of(name_of(path))
+    for imported in imports_of(path):
+        if imported.split(".")[0] != "mktsim" or imported == "mktsim":
+            continue
+        there = room_of(imported)
+        assert there == here or FLOORS[there] < FLOORS[here], f"{name_of(path)} ({here}) imports {imported} ({there})"
+
+
+@pytest.mark.parametrize(
+    ("library", "homes"),
+    [
+        ("apsw", {"mktsim.sqlite"}),
+        ("sqlite3", set()),
+        ("sqlglot", {"mktsim.sql"}),
+        ("simpy", {"mktsim.sim"}),
+        ("scipy", {"mktsim.study", "mktsim.sim"}),
+        ("matplotlib", {"mktsim.study", "mktsim.explore"}),
+        ("rich", {"mktsim.cli", "mktsim.study"}),
+        ("hypothesis", set()),
+    ],
+)
+def test_a_third_party_library_has_few_homes(library, homes):
+    """Replacing a library means touching its homes and nothing else."""
+    users = {room_of(name_of(path)) for path in MODULES for name in imports_of(path) if name.split(".")[0] == library}
+    assert users <= homes
+
+
+FORBIDDEN = re.compile(
+    r"\btime\.(sleep|time|monotonic)\(|\bdatetime\.now\(|\bdatetime\.utcnow\(|\bdate\.today\(|"
+    r"\brandom\.(random|choice|randint|shuffle|seed)\(|np\.random\.(seed|rand|randint|normal|default_rng)\("
+)
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if FLOORS[room_of(name_of(path))] < 5], ids=name_of)
+def test_below_the_simulation_nothing_reads_a_wall_clock_or_a_global_generator(path):
+    """Time is the running loop's, randomness a keyed stream that is handed in."""
+    code = path.read_text()
+    assert FORBIDDEN.search(code) is None
+    if room_of(name_of(path)) != "mktsim.fanout":  # which times its phases for the result's statistics
+        assert "perf_counter" not in code

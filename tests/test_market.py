@@ -1,0 +1,569 @@
+"""The marketplace: opening, onboarding, orders, frames, generated fleets, and bad input of every kind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mktsim.errors import (
+    DuplicateError,
+    InvalidArgumentError,
+    MktsimError,
+    NotCallableError,
+    OrderError,
+    OutOfStockError,
+    ParameterError,
+    ReadOnlyError,
+    SchemaMismatchError,
+    SQLSyntaxError,
+    StorageError,
+    UnknownVendorError,
+)
+from mktsim.market import Cart, Marketplace, VendorObject, generate
+from mktsim.market.nouns import SCHEMA, Order, Product, Review, Vendor
+from mktsim.market.vendor import minor_units
+from mktsim.objects.calls import CallMessage
+from mktsim.storage import open_store
+
+
+def run(test: Callable[[Marketplace], Awaitable[None]], *arguments: Any, **options: Any) -> None:
+    """Run a coroutine in a marketplace."""
+
+    async def body() -> None:
+        async with Marketplace.open(*arguments, **options) as market:
+            await test(market)
+
+    asyncio.run(body())
+
+
+async def onboard(market: Marketplace, *ids: str, stock: int = 3) -> None:
+    """Onboard vendors with one product each."""
+    for vendor_id in ids:
+        await market.vendor(vendor_id).initialize(name=vendor_id)
+        await market.vendor(vendor_id).create_product(name="Lamp", sku="L", price=1.1, stock=stock, id="lamp")
+
+
+def test_the_nouns_have_the_columns_that_others_rely_on() -> None:
+    """Names, types and order are part of the interface."""
+    assert Vendor.names == ("id", "vendorId", "name", "country", "rating", "status", "createdAt")
+    assert Product.names == (
+        *("id", "vendorId", "sku", "name", "description", "category"),
+        *("price", "rating", "stock", "createdAt"),
+    )
+    assert Review.names == ("id", "vendorId", "productId", "customer", "stars", "body", "createdAt")
+    assert Order.names == ("id", "vendorId", "orderId", "customer", "items", "totalMinor", "status", "createdAt")
+    assert dict(Product.columns)["price"] == "REAL"
+    assert SCHEMA.shard_column == "vendorId"
+
+
+def test_a_vendor_of_ten_products_takes_less_than_twelve_kilobytes() -> None:
+    """The price of isolation in bytes, all nouns and internal tables included."""
+    with open_store("memory", None, SCHEMA, shards=["s"], locate=lambda _: "s") as store:
+        text = "Wireless headphones with a case and a cable"
+        stamp = "2026-01-01T00:00:00Z"
+        products = [
+            (f"p-{n}", "vendor-0000042", f"SKU-{n}", "Wireless headphones", text, "electronics", 19.99, 4.5, 12, stamp)
+            for n in range(10)
+        ]
+        store.create("vendor-0000042", {"_vendor": [("vendor-0000042", 0)], "products": products})
+        assert len(store.image("vendor-0000042")) <= 12_000
+
+
+@pytest.mark.parametrize("store", ["directory", "packed"])
+def test_a_marketplace_is_found_again_as_it_was(tmp_path: Path, store: str) -> None:
+    """Vendors, rows, kind and shards come from the folder; another kind or number is refused by name."""
+
+    async def first(market: Marketplace) -> None:
+        await onboard(market, "acme", 'it\'s "odd"/é')
+
+    async def again(market: Marketplace) -> None:
+        assert market.vendors == ["acme", 'it\'s "odd"/é']
+        assert len(market.store.shards) == 3
+        assert await market.vendor("acme").inventory().available("L") == 3
+
+    run(first, tmp_path / "m", store=store, shards=3)
+    run(again, tmp_path / "m")
+    other = "packed" if store == "directory" else "directory"
+    for options in ({"store": other}, {"shards": 4}, {"virtual_nodes": 10}):
+        with pytest.raises(SchemaMismatchError):
+            run(again, tmp_path / "m", **options)
+
+
+def test_a_marketplace_can_be_awaited_and_closed_twice() -> None:
+    """Without `async with`, and closing is idempotent; a closed one says so."""
+
+    async def body() -> None:
+        market = await Marketplace.open()
+        await onboard(market, "acme")
+        assert repr(market) == "<Marketplace 1 vendors, 8 shards, memory>"
+        await market.close()
+        await market.close()
+        assert repr(market) == "<Marketplace closed>"
+        with pytest.raises(MktsimError):
+            await market.vendor("acme").list_products()
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        ((), {"store": "floppy"}),
+        ((), {"store": "packed"}),
+        (("m",), {"store": "memory"}),
+        ((), {"shards": 0}),
+        ((), {"shards": 2.5}),
+        ((), {"virtual_nodes": -1}),
+        ((), {"vendor_class": dict}),
+        ((5,), {}),
+        ((), {"seed": -1}),
+    ],
+)
+def test_a_marketplace_that_cannot_be_is_refused(arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+    """Arguments are checked before a file is made."""
+
+    async def never(_market: Marketplace) -> None:
+        raise AssertionError
+
+    with pytest.raises(InvalidArgumentError):
+        run(never, *arguments, **options)
+    assert not Path("m").exists()
+
+
+def test_a_folder_that_is_none_of_ours_is_left_alone(tmp_path: Path) -> None:
+    """Other files there, a damaged market.json, a file instead of a folder: a storage error each."""
+
+    async def never(_market: Marketplace) -> None:
+        raise AssertionError
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "thesis.txt").write_text("years of work")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "market.json").write_text("{")
+    (tmp_path / "c").write_text("")
+    for name in "abc":
+        with pytest.raises(StorageError):
+            run(never, tmp_path / name)
+    assert [entry.name for entry in (tmp_path / "a").iterdir()] == ["thesis.txt"]
+
+
+def test_only_initialize_brings_a_vendor_into_being() -> None:
+    """Everything else on an unknown id is UnknownVendorError, and a second initialize a duplicate."""
+
+    async def test(market: Marketplace) -> None:
+        for call in (
+            market.vendor("ghost").list_products(),
+            market.vendor("ghost").create_product(name="x"),
+            market.vendor("ghost").inventory().available("x"),
+            market.vendor("ghost").query("SELECT 1"),
+        ):
+            with pytest.raises(UnknownVendorError):
+                await call
+        assert market.vendors == []
+        profile = await market.vendor("acme").initialize({"name": "Acme", "country": "DE"}, rating=4.5)
+        assert (profile["id"], profile["vendorId"], profile["name"], profile["status"]) == (
+            "acme",
+            "acme",
+            "Acme",
+            "active",
+        )
+        with pytest.raises(DuplicateError):
+            await market.vendor("acme").initialize()
+        for bad in ({"colour": "red"}, {"rating": float("nan")}, {"id": "other"}, {"vendorId": "other"}):
+            with pytest.raises(InvalidArgumentError):
+                await market.vendor("bad").initialize(bad)
+        assert market.vendors == ["acme"]
+
+    run(test)
+
+
+def test_created_at_comes_from_the_clock_that_was_handed_in() -> None:
+    """Nothing below reads a wall clock."""
+
+    async def test(market: Marketplace) -> None:
+        profile = await market.vendor("acme").initialize()
+        assert profile["createdAt"] == "2026-11-22T00:00:00.500000Z"
+
+    run(test, clock=lambda: 1795305600.5)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"name": ""},
+        {"name": 5},
+        {"name": "a" * 1_000_000},
+        {"name": "a\0"},
+        {"name": "a", "price": -1},
+        {"name": "a", "price": float("nan")},
+        {"name": "a", "price": float("inf")},
+        {"name": "a", "price": 0.001},
+        {"name": "a", "price": "9.99"},
+        {"name": "a", "price": True},
+        {"name": "a", "stock": -1},
+        {"name": "a", "stock": 1.5},
+        {"name": "a", "stock": None},
+        {"name": "a", "rating": 6},
+        {"name": "a", "rating": float("nan")},
+        {"name": "a", "sku": "L"},
+        {"name": "a", "id": "lamp"},
+        {"name": "a", "vendorId": "other"},
+        {"name": "a", "colour": "red"},
+        "a product",
+    ],
+)
+def test_a_product_that_makes_no_sense_is_refused(data: Any) -> None:
+    """Prices are whole minor units, stock is a count, ids and skus are taken once."""
+
+    async def test(market: Marketplace) -> None:
+        await onboard(market, "acme")
+        with pytest.raises(InvalidArgumentError):
+            await market.vendor("acme").create_product(data)
+        assert len(await market.vendor("acme").list_products()) == 1
+
+    run(test)
+
+
+def test_prices_turn_into_minor_units_exactly() -> None:
+    """Every amount of cents survives the way through a float."""
+    assert all(minor_units(cents / 100) == cents for cents in range(0, 1_000_000, 7))
+    assert minor_units(3) == 300
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [],
+        None,
+        "acme",
+        {"vendorId": "acme", "sku": "L"},
+        ["acme"],
+        [{"sku": "L"}],
+        [{"vendorId": "acme"}],
+        [{"vendorId": "acme", "sku": "L", "productId": "lamp"}],
+        [{"vendorId": "acme", "sku": "L", "colour": "red"}],
+        [{"vendorId": "", "sku": "L"}],
+        [{"vendorId": 5, "sku": "L"}],
+        [{"vendorId": "a\0", "sku": "L"}],
+        [{"vendorId": "\ud800", "sku": "L"}],
+        *[
+            [{"vendorId": "acme", "sku": "L", "quantity": q}]
+            for q in (0, -1, float("nan"), 1.0, True, "1", None, 10**9)
+        ],
+    ],
+)
+def test_a_cart_that_makes_no_sense_is_refused(items: Any) -> None:
+    """A cart is checked whole when it is made."""
+    with pytest.raises(InvalidArgumentError):
+        Cart("zoe", items)
+    with pytest.raises(InvalidArgumentError):
+        Cart("", [{"vendorId": "acme", "sku": "L"}])
+
+
+def test_an_order_with_an_unknown_vendor_writes_nothing_at_all() -> None:
+    """The whole cart is refused before the first order is written."""
+
+    async def test(market: Marketplace) -> None:
+        await onboard(market, "acme")
+        before = market.network.stats.round_trips
+        with pytest.raises(UnknownVendorError, match="ghost"):
+            await market.place_order(Cart("zoe", [{"vendorId": v, "sku": "L"} for v in ("acme", "ghost")]))
+        with pytest.raises(InvalidArgumentError):
+            await market.place_order({"customer": "zoe"})  # type: ignore[arg-type]
+        assert market.network.stats.round_trips == before
+        assert (await market.query("SELECT COUNT(*) FROM orders")).rows == [(0,)]
+
+    run(test)
+
+
+def test_an_order_takes_its_stock_whole_or_not_at_all() -> None:
+    """Too little of one item, or an unknown one, rejects the vendor's order and leaves every stock as it was."""
+
+    async def test(market: Marketplace) -> None:
+        await onboard(market, "acme", "widgets")
+        acme = market.vendor("acme")
+        await acme.create_product(name="Rare", sku="R", price=5, stock=1)
+
+        async def order(*items: tuple[str, int], vendor_id: str = "acme") -> dict[str, Any]:
+            cart = Cart("zoe", [{"vendorId": vendor_id, "sku": sku, "quantity": n} for sku, n in items])
+            return (await market.place_order(cart))[0]
+
+        rejected = await order(("L", 1), ("R", 2))
+        assert (rejected["status"], rejected["reason"]) == ("rejected", "1 of 'R' in stock, 2 wanted")
+        assert (await order(("L", 2), ("L", 2)))["status"] == "rejected"
+        assert (await order(("ghost", 1)))["reason"] == "'ghost' is not for sale"
+        accepted = await order(("L", 3), ("R", 1))
+        assert (accepted["status"], accepted["totalMinor"], accepted["reason"]) == ("accepted", 830, None)
+        assert [row["stock"] for row in await acme.list_products()] == [0, 0]
+        assert len({row[0] for row in (await market.query("SELECT orderId FROM orders")).rows}) == 4
+        with pytest.raises(OutOfStockError):
+            await acme.inventory().cheapest()
+        with pytest.raises(OutOfStockError):
+            await acme.reserve("L")
+        with pytest.raises(InvalidArgumentError):
+            await acme.reserve("ghost")
+
+    run(test)
+
+
+def test_the_last_unit_is_sold_once_whatever_the_concurrency() -> None:
+    """Fifty customers want one of five lamps."""
+
+    async def test(market: Marketplace) -> None:
+        await onboard(market, "acme", stock=5)
+        cart = [{"vendorId": "acme", "productId": "lamp"}]
+        answers = await asyncio.gather(*(market.place_order(Cart(f"c{i}", cart)) for i in range(50)))
+        assert sorted(order["status"] for [order] in answers) == ["accepted"] * 5 + ["rejected"] * 45
+        assert await market.vendor("acme").inventory().available("L") == 0
+
+    run(test)
+
+
+def test_an_order_is_handled_once_however_often_it_arrives() -> None:
+    """The same orderId again returns the order as it is."""
+
+    async def test(market: Marketplace) -> None:
+        await onboard(market, "acme")
+        order = {"orderId": "o1", "customer": "zoe", "items": [{"sku": "L", "quantity": 2}]}
+        first = await market.vendor("acme").handle_order(order)
+        assert await market.vendor("acme").handle_order(order) == first
+        assert await market.vendor("acme").inventory().available("L") == 1
+        for bad in ({}, {**order, "orderId": "o2", "items": []}, {**order, "orderId": "o2", "items": "L"}, None):
+            with pytest.raises(InvalidArgumentError):
+                await market.vendor("acme").handle_order(bad)
+
+    run(test)
+
+
+@pytest.mark.parametrize("store", ["directory", "packed"])
+def test_an_order_whose_vendor_does_not_answer_is_placed_and_delivered_after_a_restart(
+    tmp_path: Path, store: str
+) -> None:
+    """The order survives in the outbox and is applied exactly once."""
+
+    class Broken(VendorObject):
+        def handle_order(self, order: Any) -> Any:
+            raise ConnectionError("the vendor's code is broken today")
+
+    async def before(market: Marketplace) -> None:
+        await onboard(market, "acme")
+        [order] = await market.place_order(Cart("zoe", [{"vendorId": "acme", "sku": "L"}]))
+        assert order == {
+            "orderId": "order-1-1",
+            "vendorId": "acme",
+            "customer": "zoe",
+            "items": [{"sku": "L", "quantity": 1}],
+            "status": "placed",
+            "reason": None,
+        }
+
+    async def after(market: Marketplace) -> None:
+        await market.idle()
+        rows = (await market.query("SELECT orderId, customer, status FROM orders")).rows
+        assert rows == [("order-1-1", "zoe", "accepted")]
+        assert await market.vendor("acme").inventory().available("L") == 2
+        assert market.dead_letters() == []
+
+    run(before, tmp_path / "m", store=store, vendor_class=Broken)
+    for _ in range(2):
+        run(after, tmp_path / "m")
+
+
+def test_bad_input_is_a_named_error_before_any_vendor_is_asked() -> None:
+    """Statements, parameters, keys and ids are checked first: not one message leaves."""
+
+    async def test(market: Marketplace) -> None:
+        await onboard(market, "acme")
+        before = market.network.stats.round_trips
+        for sql, params, error in (
+            ("SELEC 1", (), SQLSyntaxError),
+            ("SELECT * FROM ghosts", (), SQLSyntaxError),
+            ("DELETE FROM products", (), ReadOnlyError),
+            ("DROP TABLE products", (), ReadOnlyError),
+            ("SELECT * FROM products WHERE name = ?", (), ParameterError),
+            ("SELECT * FROM products WHERE name = ?", ("a", "b"), ParameterError),
+        ):
+            with pytest.raises(error):
+                await market.query(sql, params)
+        with pytest.raises(UnknownVendorError):
+            await market.query("SELECT * FROM products", shard_key="ghost")
+        for bad in ("", 5, None, "\ud800", "v" * 1_000_000):
+            with pytest.raises(InvalidArgumentError):
+                market.vendor(bad)  # type: ignore[arg-type]
+        with pytest.raises(NotCallableError):
+            market.vendor("acme")._sql  # noqa: B018
+        assert market.network.stats.round_trips == before
+
+    run(test)
+
+
+def test_an_empty_fleet_answers_as_an_empty_table_would() -> None:
+    """The schema is known though nobody is there."""
+
+    async def test(market: Marketplace) -> None:
+        assert (await market.query("SELECT COUNT(*), SUM(price) FROM products")).rows == [(0, None)]
+        assert (await market.query("SELECT name FROM products ORDER BY rating LIMIT 3")).rows == []
+
+    run(test)
+
+
+def test_the_market_itself_takes_events_only() -> None:
+    """Its address is no back door."""
+
+    async def test(market: Marketplace) -> None:
+        with pytest.raises(NotCallableError):
+            await market.network.call("x", "market", CallMessage(()))
+
+    run(test)
+
+
+def test_the_html_of_a_marketplace_is_escaped(tmp_path: Path) -> None:
+    """A folder's name is no markup."""
+
+    async def test(market: Marketplace) -> None:
+        html = market._repr_html_()
+        assert "<script>" not in html
+        assert "&lt;script&gt;" in html
+
+    run(test, tmp_path / "<script>")
+
+
+def test_a_dead_letter_of_an_order_can_be_replayed() -> None:
+    """A handler that never succeeds ends in the dead letters, named by sender and number."""
+
+    async def test(market: Marketplace) -> None:
+        broken = True
+
+        @market.on.Order.placed
+        def handler(_event: Any) -> None:
+            if broken:
+                raise ValueError("indigestible")
+
+        await onboard(market, "acme")
+        [order] = await market.place_order(Cart("zoe", [{"vendorId": "acme", "sku": "L"}]))
+        assert order["status"] == "accepted"  # its vendor has it; another subscriber is at fault
+        for host in market._hosts().values():
+            host.pump._policy = type(host.pump._policy)(max_attempts=2, base_s=0.001)
+        await market.idle()
+        [letter] = market.dead_letters()
+        assert (letter["sender"], letter["event"], letter["error"]) == (
+            *("system/market", "Order.placed"),
+            "ValueError: indigestible",
+        )
+        broken = False
+        with pytest.raises(InvalidArgumentError):
+            await market.replay("nobody", 1)
+        await market.replay(letter["sender"], letter["seq"])
+        await market.idle()
+        assert market.dead_letters() == []
+        assert await market.vendor("acme").inventory().available("L") == 2
+
+    run(test)
+
+
+def test_a_generated_fleet_is_a_marketplace_like_any_other(tmp_path: Path) -> None:
+    """It opens, answers, takes orders and new vendors; equal seeds are equal; the folder is used once."""
+    for name in ("a", "b"):
+        assert generate(tmp_path / name, vendors=30, products=4, seed=5, shards=3) == 30
+    with pytest.raises(DuplicateError):
+        generate(tmp_path / "a", vendors=30, products=4, seed=5)
+    answers: list[Any] = []
+
+    async def test(market: Marketplace) -> None:
+        answers.append((await market.query("SELECT vendorId, id, name, price, rating FROM products")).rows)
+        sql = "SELECT vendorId, id FROM products WHERE stock > 0 AND price IS NOT NULL LIMIT 1"
+        [(vendor_id, product_id)] = (await market.query(sql)).rows
+        [order] = await market.place_order(Cart("zoe", [{"vendorId": vendor_id, "productId": product_id}]))
+        assert order["status"] == "accepted"
+        await onboard(market, "acme")
+        assert len(market.vendors) == 31
+
+    run(test, tmp_path / "a", store="packed")
+    run(test, tmp_path / "b")
+    assert answers[0] == answers[1]
+    assert len({row[0] for row in answers[0]}) > 10
+
+
+def test_frames_become_tables_that_answer_as_the_frame_would() -> None:
+    """Types are kept, missing values are NULL, and the vendor column keeps its name and routes."""
+    products = pd.DataFrame(
+        {
+            "seller_id": ["b", "a", "b", "c"],
+            "units": pd.array([1, 2, None, 4], dtype="Int64"),
+            "price": [1.5, np.nan, 2.5, np.inf],
+            "name": ["Wireless é", None, "x", "wireless"],
+            "fresh": [True, False, True, True],
+            "seen": pd.to_datetime(["2026-01-01", None, "2026-01-03", "2026-01-04"]),
+        }
+    )
+    sellers = pd.DataFrame({"seller_id": ["a", "b", "c"], "since": [2001, 2002, 2003]})
+
+    async def body() -> None:
+        async with Marketplace.from_frames(products=products, sellers=sellers) as market:
+            assert market.vendors == ["a", "b", "c"]
+            rows = (await market.query("SELECT seller_id, units, price, name, fresh, seen FROM products")).rows
+            assert rows == [
+                ("a", 2, None, None, 0, None),
+                ("b", 1, 1.5, "Wireless é", 1, "2026-01-01T00:00:00"),
+                ("b", None, 2.5, "x", 1, "2026-01-03T00:00:00"),
+                ("c", 4, float("inf"), "wireless", 1, "2026-01-04T00:00:00"),
+            ]
+            assert (await market.query("SELECT SUM(units), typeof(units) FROM products")).rows[0][0] == 7
+            routed = await market.query("SELECT name FROM products WHERE seller_id = ?", ["b"])
+            assert (routed.stats.vendors_asked, len(routed.rows)) == (1, 2)
+            joined = "SELECT COUNT(*) FROM products JOIN sellers USING (seller_id) WHERE since > 2001"
+            assert (await market.query(joined)).rows == [(3,)]
+            assert await market.vendor("a").query("SELECT since FROM sellers") == [(2001,)]
+            with pytest.raises(OrderError):
+                await market.place_order(Cart("zoe", [{"vendorId": "a", "sku": "x"}]))
+            with pytest.raises(UnknownVendorError):
+                await market.vendor("d").initialize()
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        {},
+        {"products": [1]},
+        {"products": pd.DataFrame({"a": [1]})},
+        {"products": pd.DataFrame({"seller_id": ["a", None], "n": [1, 2]})},
+        {"products": pd.DataFrame({"seller_id": [1.5], "n": [1]})},
+        {"products": pd.DataFrame({"seller_id": ["a"], "n": [2**64 - 1]})},
+        {"products": pd.DataFrame({"seller_id": ["a", "b"], "n": [1, "x"]})},
+        {"products": pd.DataFrame({"seller_id": ["a"], "n": [[1]]})},
+        {"products": pd.DataFrame({"seller_id": ["a"], "n": [1], "N": [2]})},
+        {"products": pd.DataFrame({"seller_id": ["a"], 5: [1]})},
+        {"sqlite_x": pd.DataFrame({"seller_id": ["a"]})},
+    ],
+)
+def test_frames_that_cannot_be_kept_as_they_are_are_refused(frames: dict[str, Any]) -> None:
+    """No vendor column, a vendor missing, numbers beyond 64 bits, mixed types: nothing is made."""
+    with pytest.raises(InvalidArgumentError):
+        Marketplace.from_frames(**frames)
+
+
+def test_frames_go_to_a_new_folder_and_stay_there(tmp_path: Path) -> None:
+    """On disk they are packed; a folder with something in it is refused; as a marketplace of nouns it is a mismatch."""
+    frame = pd.DataFrame({"seller_id": [7, 8], 'quoted "name"': ["a", "b"]})
+
+    async def body() -> None:
+        async with Marketplace.from_frames(path=tmp_path / "f", items=frame) as market:
+            assert (await market.query('SELECT "quoted ""name""" FROM items')).rows == [("a",), ("b",)]
+            assert market.vendors == ["7", "8"]
+        with pytest.raises(InvalidArgumentError):
+            await Marketplace.from_frames(path=tmp_path / "f", items=frame)
+        with pytest.raises(SchemaMismatchError):
+            await Marketplace.open(tmp_path / "f")
+
+    asyncio.run(body())
+    assert json.loads((tmp_path / "f" / "market.json").read_text())["store"] == "packed"
