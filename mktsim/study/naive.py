@@ -152,12 +152,12 @@ def naive_merge(
 
 def _merge_groups(merges: Sequence[str | None], rows: Sequence[Row]) -> list[Row]:
     groups: dict[Row, list[Row]] = {}
-    for row in rows:
-        key = tuple(value for value, merge in zip(row, merges, strict=True) if merge is None)
-        groups.setdefault(key, []).append(row)
+    for given in rows:
+        key = tuple(value for value, merge in zip(given, merges, strict=True) if merge is None)
+        groups.setdefault(key, []).append(given)
     merged = []
     for group in groups.values():
-        row = []
+        row: list[Any] = []
         for merge, values in zip(merges, zip(*group, strict=True), strict=True):
             present = [value for value in values if value is not None]
             row.append(values[0] if merge is None else _MERGES[merge](present) if present else None)
