@@ -185,10 +185,18 @@ def measure(subject: Subject, *, rounds: int, subject_s: float) -> list[Figure]:
         ours_s, peer_s = float(np.median(matrix[:, 0])), float(np.median(matrix[:, column]))
         figures.append(
             Figure(
-                *(subject.name, peer.name, subject.unit, subject.count),
-                *(ratio, low, high, ours_s, peer_s, len(times)),
-                peer.at_most,
-                subject.note,
+                subject.name,
+                peer.name,
+                subject.unit,
+                subject.count,
+                ratio=ratio,
+                low=low,
+                high=high,
+                ours_s=ours_s,
+                peer_s=peer_s,
+                rounds=len(times),
+                at_most=peer.at_most,
+                note=subject.note,
             )
         )
     return figures

@@ -24,7 +24,7 @@ STATEMENTS = (
     GROUPS.sql,
     "SELECT COUNT(*) AS count FROM products WHERE name LIKE '%wireless%'",
     "SELECT vendorId, name, price FROM products WHERE vendorId = ? AND stock > 0",
-    "SELECT category, SUM(stock) AS total FROM products GROUP BY category HAVING total > 10 ORDER BY total DESC LIMIT 5",
+    "SELECT category, SUM(stock) AS total FROM products GROUP BY category HAVING total > 9 ORDER BY total DESC LIMIT 5",
     "SELECT name, RANK() OVER (PARTITION BY category ORDER BY price) FROM products",
     "SELECT p.name, r.stars FROM products p JOIN reviews r ON r.productId = p.id ORDER BY r.stars DESC LIMIT 20",
     "SELECT 1 + 1",

@@ -326,7 +326,7 @@ def test_an_id_is_taken_once_and_unknown_nouns_and_things_are_named() -> None:
         "CREATE TEMP TABLE extra(a)",
         "CREATE VIEW v AS SELECT 1",
         "DROP TABLE notes",
-        "DROP TRIGGER notes_own",
+        "DROP VIEW things",
         "ALTER TABLE notes ADD COLUMN c",
         "PRAGMA user_version = 9",
         "PRAGMA writable_schema = ON",

@@ -15,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mktsim.errors import InvalidArgumentError
+from mktsim.sim.conditions import Background, ColdStart, Geography, Hiccups, RequestLimit, Route, Zone
 from mktsim.sim.events import event_sojourn_times
+from mktsim.sim.faults import Loss
 from mktsim.sim.latency import (
     Constant,
     Empirical,
@@ -28,8 +30,8 @@ from mktsim.sim.latency import (
     Shifted,
     Uniform,
 )
-from mktsim.sim.vectorised import unsupported, vectorised_sojourn_times
-from mktsim.sim.world import World
+from mktsim.sim.vectorised import Policy, unsupported, vectorised_sojourn_times
+from mktsim.sim.world import World, tree_levels
 from mktsim.streams import Streams
 
 # Whole milliseconds, so that many things happen at one instant: ties are where two engines part.
@@ -58,6 +60,27 @@ _worlds = st.builds(
     fan_out_ms=_costs,
     fan_in_ms=_costs,
     window=st.one_of(st.none(), st.integers(1, 40)),
+    cold_start=st.one_of(st.none(), st.builds(ColdStart, _latencies, st.floats(0, 1))),
+    background=st.one_of(st.none(), st.builds(Background, st.floats(0, 0.9), st.floats(0.1, 10))),
+    geography=st.one_of(
+        st.none(),
+        st.builds(
+            lambda near, far, mbps, share: Geography(
+                (Zone("a", "eu"), Zone("b", "eu", share), Zone("c", "us", 2.0)),
+                (Route(("eu", "eu"), near), Route(("us", "us"), near, mbps), Route(("eu", "us"), far, mbps)),
+                home="b",
+            ),
+            _latencies,
+            _latencies,
+            st.one_of(st.none(), st.floats(0.1, 1e4)),
+            st.floats(0, 3),
+        ),
+    ),
+    bandwidth_mbps=st.one_of(st.none(), st.floats(0.1, 1e4)),
+    request_bytes=st.integers(0, 5000),
+    answer_bytes=st.integers(0, 5000),
+    replicas=st.integers(2, 3),
+    cancel_ms=_costs,
 )
 
 
@@ -68,6 +91,9 @@ _tied_worlds = st.builds(
     fan_out_ms=st.integers(0, 2),
     fan_in_ms=st.integers(0, 2),
     window=st.integers(1, 5),
+    replicas=st.just(2),
+    background=st.one_of(st.none(), st.just(Background(0.5, 1.0))),
+    cancel_ms=st.integers(0, 2),
 )
 
 
@@ -76,7 +102,7 @@ def scatters(draw: st.DrawFn) -> tuple[World, dict[str, Any]]:
     """A world and a scatter that both engines cover."""
     world = draw(st.one_of(_worlds, _tied_worlds))
     leaves = draw(st.one_of(st.integers(1, 60), st.integers(61, 600)))
-    shape = draw(st.sampled_from(("flat", "tree", "hosts")))
+    shape = draw(st.sampled_from(("flat", "tree", "hosts", "machines", "hedged", "hedged")))
     arguments: dict[str, Any] = {"leaves": leaves, "requests": range(draw(st.integers(1, 3)))}
     if shape == "tree":
         arguments["width"] = draw(st.integers(2, 20))
@@ -84,6 +110,15 @@ def scatters(draw: st.DrawFn) -> tuple[World, dict[str, Any]]:
         world = world.replace(window=None)
         random_hosts = np.random.default_rng(draw(st.integers(0, 1 << 32)))
         arguments["hosts"] = random_hosts.integers(0, draw(st.integers(1, leaves)), leaves)
+    elif shape == "machines":
+        world = world.replace(window=None, machines=draw(st.integers(1, leaves)))
+    policy: dict[str, Any] = {}
+    if shape == "hedged":
+        world = world.replace(window=None)
+        policy = {"hedge_ms": draw(st.one_of(st.integers(0, 12), st.floats(0, 60))), "tied": draw(st.booleans())}
+    if draw(st.booleans()):
+        policy["quorum"] = draw(st.integers(1, tree_levels(leaves, arguments.get("width"))[-1]))
+    arguments["policy"] = Policy(**policy)
     return world, arguments
 
 
@@ -143,7 +178,8 @@ def test_draws_made_in_the_order_of_use_break_the_equality() -> None:
 def test_the_same_seed_gives_the_same_times_in_another_process() -> None:
     """Neither the process nor its hash seed has a say."""
     program = (
-        "from mktsim.sim.events import event_sojourn_times as e; from mktsim.sim.world import *;"
+        "from mktsim.sim.conditions import Background, ColdStart, Geography, Hiccups, RequestLimit, Route, Zone
+from mktsim.sim.events import event_sojourn_times as e; from mktsim.sim.world import *;"
         "from mktsim.streams import Streams; w = load_preset('cloudflare-2026').world;"
         "print(e(w, Streams(5), leaves=300, requests=range(3), width=20).tobytes().hex())"
     )

@@ -3,12 +3,14 @@
 Rules
 -----
 A statement, its parameters and the shard key are checked before any vendor is touched. An answer that lacks a vendor
-is an error unless `allow_partial` was asked for, and then says so in its coverage.
+is an error unless `allow_partial` was asked for, and then says who is missing and what the answer still guarantees.
 
 Theory of operation
 -------------------
-Requests travel by the network seam as futures, all at once; what comes back is sorted by the vendors' order and handed
-to the gather engine. The code is the same under simulation, where the loop's clock and the network are others.
+Requests travel by the network seam as a policy has it (`mktsim.fanout.scatter`), to the scanners or to the top of a
+tree of aggregators over them; what comes back is sorted by the vendors' order and handed to the gather engine. The code
+is the same under simulation, where the loop's clock and the network are others. A statement that names its vendors
+goes straight to them.
 
 Vendors' order is the order of the scanners given, or, where scanners are shards of vendors, the order of vendor ids:
 the answer then does not depend on how vendors are spread over shards.
@@ -22,25 +24,35 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
 from time import perf_counter
 from typing import Any, Protocol
 
 from mktsim.errors import (
     EmptyFleetError,
+    EvaluationError,
     IncompleteAnswerError,
     InvalidArgumentError,
     MktsimError,
+    OverloadedError,
     QueryError,
     SchemaMismatchError,
     UnknownVendorError,
-    VendorTimeoutError,
+    VendorError,
 )
+from mktsim.fanout.aggregator import Aggregator, leave, leaves, serve, tree
+from mktsim.fanout.guarantees import Guarantees, guarantees
+from mktsim.fanout.messages import Partial, ScatterRequest
+from mktsim.fanout.policy import ScatterPolicy
 from mktsim.fanout.result import Coverage, Explanation, QueryResult, QueryStats
-from mktsim.fanout.scanner import Partial, ScatterRequest, ScatterTarget, ShardScanner
+from mktsim.fanout.scanner import ScatterTarget, ShardScanner
+from mktsim.fanout.scatter import Node, Target
 from mktsim.network import InProcessNetwork, Network
 from mktsim.sql import SCHEMA_QUERY, GatherEngine, Plan, Planner, Schema
 from mktsim.sqlite import Value, quote
+from mktsim.streams import Streams
 
 Params = Sequence[Value] | Mapping[str, Value]
 
@@ -67,11 +79,20 @@ class QueryCoordinator:
         How scanners are reached; in process when absent.
     address : str
         The coordinator's own address.
+    policy : ScatterPolicy, optional
+        How it treats slow, failing and overloaded scanners; by default each is asked once.
+    replicas : mapping, optional
+        Scanner id to replicas that answer as it does, scanners of other ids or addresses already served: second
+        copies and further attempts go there.
+    streams : Streams, optional
+        Randomness of retries; a family of its address when absent.
+    fanout_width : int, optional
+        Put aggregators between, so that no node has more children than this.
 
     Raises
     ------
     InvalidArgumentError
-        Two scanners share an id or an address.
+        Two scanners share an id or an address, or the width is below 2.
 
     Examples
     --------
@@ -97,31 +118,40 @@ class QueryCoordinator:
         schema: Schema | None = None,
         network: Network | None = None,
         address: str = "coordinator",
+        policy: ScatterPolicy | None = None,
+        replicas: Mapping[str, Sequence[ScatterTarget | str]] | None = None,
+        streams: Streams | None = None,
+        fanout_width: int | None = None,
     ) -> None:
         self.scanners = tuple(scanners)
         self.address = address
+        self.policy = _checked_policy(policy)
         self._ring = ring
-        self._by_id = {scanner.id: scanner for scanner in self.scanners}
-        if len(self._by_id) != len(self.scanners):
+        self._leaves = tuple(leaves(self.scanners))
+        self._by_id = {scanner.id: scanner for scanner in self._leaves}
+        if len(self._by_id) != len(self._leaves):
             seen: set[str] = set()
-            twice = next(s.id for s in self.scanners if s.id in seen or seen.add(s.id))  # type: ignore[func-returns-value]
+            twice = next(s.id for s in self._leaves if s.id in seen or seen.add(s.id))  # type: ignore[func-returns-value]
             raise InvalidArgumentError(f"two scanners have the id {twice!r}")
+        self._top = tuple(tree(self.scanners, fanout_width, prefix=f"{address}/aggregator"))
         self._network = network if network is not None else InProcessNetwork()
-        self._place = {scanner.id: place for place, scanner in enumerate(self.scanners)}
-        self._by_vendor = bool(self.scanners) and all(isinstance(scanner, ShardScanner) for scanner in self.scanners)
-        self._functions = all(scanner.has_functions for scanner in self.scanners)
+        self._place = {scanner.id: place for place, scanner in enumerate((*self._leaves, *self._top))}
+        self._by_vendor = bool(self._leaves) and all(isinstance(scanner, ShardScanner) for scanner in self._leaves)
+        self._functions = all(scanner.has_functions for scanner in self._leaves)
         self._planner = Planner(schema, functions=self._functions) if schema is not None else None
         self._engine = GatherEngine()
-        for scanner in self.scanners:
-            self._network.register(scanner.address, _handler(scanner))
+        self._replicas, addresses = _replicas(replicas or {}, self._by_id)
+        self._node = Node(self._network, address, replicas=addresses, streams=streams)
+        self._in_flight = 0
+        serve(self._top, self._network, replicas=addresses, streams=streams)
+        serve(self._replicas, self._network)
 
     def __repr__(self) -> str:
         return f"QueryCoordinator({len(self.scanners)} scanners)"
 
     def close(self) -> None:
         """Leave the network and free the gather engine."""
-        for scanner in self.scanners:
-            self._network.unregister(scanner.address)
+        leave((*self._top, *self._replicas), self._network)
         self._engine.close()
 
     # -- queries --------------------------------------------------------------------------------------------------
@@ -134,6 +164,7 @@ class QueryCoordinator:
         shard_key: str | None = None,
         allow_partial: bool = False,
         deadline_s: float | None = None,
+        policy: ScatterPolicy | None = None,
     ) -> QueryResult:
         """Answer one SELECT over all vendors.
 
@@ -146,40 +177,46 @@ class QueryCoordinator:
         shard_key : str, optional
             The statement concerns this vendor alone: it runs there, as it is.
         allow_partial : bool
-            Answer from the vendors that answered, and say in `coverage` who is missing.
+            Answer from the vendors that answered; `coverage` says who is missing, `guarantees` what still holds.
         deadline_s : float, optional
-            Seconds from now after which to stop waiting.
+            Seconds from now after which to stop waiting and interrupt what runs; the policy's when absent.
+        policy : ScatterPolicy, optional
+            In place of the coordinator's, for this query.
 
         Raises
         ------
         QueryError
             The statement or its parameters are at fault; no vendor was touched.
         UnknownVendorError, EmptyFleetError, InvalidArgumentError
-            The shard key, the fleet or the deadline is; no vendor was touched.
+            The shard key, the fleet, the deadline or the policy is; no vendor was touched.
+        OverloadedError
+            The policy's `max_in_flight` queries are under way.
         IncompleteAnswerError
-            A vendor did not answer, and a partial answer was not asked for.
+            A vendor did not answer, and a partial answer was not asked for. It comes when all others have answered or
+            been given up, and so names everybody who is missing.
         EvaluationError
             SQLite failed while computing, as it would have over one database.
         """
         started = perf_counter()
-        if deadline_s is not None and not deadline_s > 0:
-            raise InvalidArgumentError(f"deadline_s must be positive, not {deadline_s}")
-        planner = self._planner or await self.prepare()
-        plan = planner.plan(sql)
-        values = plan.statement.bind(params)
-        targets, routed, pruned = self._targets(planner, plan, values, shard_key)
-        request = self._request(planner, plan, values, params, routed)
-        if deadline_s is not None:
-            deadline_s += asyncio.get_running_loop().time()
-        planned = perf_counter()
-        asked = sum(len(only) if only is not None else scanner.width for scanner, only in targets)
-        partials, missing = await self._scatter(plan, request, targets, deadline_s, allow_partial)
-        scattered = perf_counter()
-        if routed:
-            rows = [row for partial in partials.values() for _, parts in partial.segments for row in parts[0]]
-        else:
-            rows = self._engine.gather(plan, self._ordered(partials), values)
-        finished = perf_counter()
+        with self._admitted(policy, deadline_s) as (policy, deadline):
+            planner = self._planner or await self._prepared_by(deadline)
+            plan = planner.plan(sql)
+            values = plan.statement.bind(params)
+            targets, routed, pruned = self._targets(planner, plan, values, shard_key)
+            request = self._request(planner, plan, values, params, routed, deadline, allow_partial, policy)
+            planned = perf_counter()
+            asked = _width(targets)
+            scatter = self._node.scatter(targets, request, policy)
+            await scatter.wait()
+            partials, failures = scatter.partials, scatter.failures
+            if failures:
+                self._judge(partials, failures, allow_partial)
+            scattered = perf_counter()
+            if routed:
+                rows = self._routed_rows(plan, partials, failures, allow_partial)
+            else:
+                rows = self._gather(plan, values, partials, failures, allow_partial)
+            finished = perf_counter()
         answered = sum(partial.answered for partial in partials.values())
         stats = QueryStats(
             tier="route" if routed else plan.tier,
@@ -193,8 +230,32 @@ class QueryCoordinator:
                 "gather": finished - scattered,
                 "total": finished - started,
             },
+            calls=scatter.calls,
         )
-        return QueryResult(rows, plan.columns, stats, Coverage(asked, answered, missing))
+        if not failures:
+            return QueryResult(rows, plan.columns, stats, Coverage(asked, answered))
+        coverage = self._coverage(asked, answered, failures, targets)
+        held = self._guaranteed(planner, plan, values, routed, partials, coverage, rows)
+        return QueryResult(rows, plan.columns, stats, coverage, held)
+
+    @contextmanager
+    def _admitted(self, policy: ScatterPolicy | None, deadline_s: float | None) -> Iterator[tuple[Any, float | None]]:
+        """Check a query's policy and deadline, and count it; yield the policy and the deadline on the loop's clock."""
+        policy = self.policy if policy is None else _checked_policy(policy)
+        if deadline_s is None:
+            deadline_s = policy.deadline_s
+        elif not deadline_s > 0:
+            raise InvalidArgumentError(f"deadline_s must be positive, not {deadline_s}")
+        if policy.max_in_flight is not None and self._in_flight >= policy.max_in_flight:
+            raise OverloadedError(
+                f"{self.address!r:.80} has {self._in_flight} queries under way, as many as the policy allows: retry",
+                vendor_id=self.address,
+            )
+        self._in_flight += 1
+        try:
+            yield policy, None if deadline_s is None else asyncio.get_running_loop().time() + deadline_s
+        finally:
+            self._in_flight -= 1
 
     def explain(self, sql: str, params: Params | None = None) -> Explanation:
         """Tell how a statement would be answered, without running it.
@@ -209,7 +270,7 @@ class QueryCoordinator:
         planner = self._planner or self._prepare_now()
         plan = planner.plan(sql)
         if not params and plan.statement.parameters:
-            width = sum(scanner.width for scanner in self.scanners)
+            width = sum(scanner.width for scanner in self._leaves)
             return Explanation.of(plan, vendors=width, pruned=0, only=None, routed=False)
         targets, routed, pruned = self._targets(planner, plan, plan.statement.bind(params or ()), None)
         vendors = sum(len(only) if only is not None else scanner.width for scanner, only in targets)
@@ -224,9 +285,9 @@ class QueryCoordinator:
 
     def _targets(
         self, planner: Planner, plan: Plan, values: tuple[Value, ...], shard_key: str | None
-    ) -> tuple[list[tuple[ScatterTarget, tuple[str, ...] | None]], bool, int]:
+    ) -> tuple[list[Target], bool, int]:
         """Return the scanners to ask (each with the vendors it is limited to), whether to route, and the pruned."""
-        width = sum(scanner.width for scanner in self.scanners)
+        width = sum(scanner.width for scanner in self._leaves)
         if shard_key is not None:
             scanner = self._locate(shard_key)
             only = (shard_key,) if isinstance(scanner, ShardScanner) else None
@@ -235,9 +296,9 @@ class QueryCoordinator:
             return [], False, width
         keys = planner.shard_keys(plan, values)
         if keys is None:
-            return [(scanner, None) for scanner in self.scanners], False, 0
-        targets: list[tuple[ScatterTarget, tuple[str, ...] | None]] = []
-        for scanner in self.scanners:
+            return [(scanner, None) for scanner in self._top], False, 0
+        targets: list[Target] = []
+        for scanner in self._leaves:
             if isinstance(scanner, ShardScanner):
                 mine = tuple(sorted(key for key in keys if _plausible(key) and scanner.covers(key)))
                 if mine:
@@ -259,20 +320,28 @@ class QueryCoordinator:
         if direct is not None and not isinstance(direct, ShardScanner):
             return direct
         if _plausible(shard_key):
-            for scanner in self.scanners:
+            for scanner in self._leaves:
                 if isinstance(scanner, ShardScanner) and scanner.covers(shard_key):
                     return scanner
         raise UnknownVendorError(f"no vendor has the id {shard_key[:100]!r}")
 
     def _request(
-        self, planner: Planner, plan: Plan, values: tuple[Value, ...], params: Params, routed: bool
+        self,
+        planner: Planner,
+        plan: Plan,
+        values: tuple[Value, ...],
+        params: Params,
+        routed: bool,
+        deadline: float | None,
+        allow_partial: bool,
+        policy: ScatterPolicy,
     ) -> ScatterRequest:
         if routed:
             names = plan.statement.parameters
             bound: Any = values
             if isinstance(params, Mapping):
                 bound = dict(zip(names, values, strict=True))
-            return ScatterRequest(((plan.statement.sql, bound),))
+            return ScatterRequest(((plan.statement.sql, bound),), deadline_s=deadline, allow_partial=allow_partial)
         reach = plan.limit.reach(planner.catalog.vendor, values) if plan.limit is not None else -1
 
         def bind(binders: tuple[Any, ...]) -> tuple[Value, ...]:
@@ -280,59 +349,71 @@ class QueryCoordinator:
 
         combine = (plan.combine, bind(plan.combine.binders)) if plan.combine is not None else None
         return ScatterRequest(
-            tuple((statement.sql, bind(statement.binders)) for statement in plan.scatter), combine=combine
+            tuple((statement.sql, bind(statement.binders)) for statement in plan.scatter),
+            combine=combine,
+            deadline_s=deadline,
+            allow_partial=allow_partial,
+            policy=None if policy.asks_once else policy,
         )
+
+    # -- what came back -------------------------------------------------------------------------------------------
 
     def _ordered(self, partials: dict[str, Partial]) -> list[Any]:
         """Return all segments in the order of vendors."""
-        if self._by_vendor:
-            return sorted(
-                (segment for partial in partials.values() for segment in partial.segments),
-                key=lambda segment: segment[0],
-            )
-        return [segment for id_ in sorted(partials, key=self._place.__getitem__) for segment in partials[id_].segments]
+        if not self._by_vendor:
+            order = sorted(partials, key=self._place.__getitem__) if len(partials) > 1 else partials
+            return [segment for id_ in order for segment in partials[id_].segments]
+        segments = sorted(
+            (segment for partial in partials.values() for segment in partial.segments),
+            key=lambda segment: segment[0],
+        )
+        if len(partials) > 1 and len({place for place, _ in segments}) != len(segments):
+            twice = next(one[0] for one, other in pairwise(segments) if one[0] == other[0])
+            raise VendorError(f"vendor {twice!r:.80} answered from two shards: it must be in one", vendor_id=twice)
+        return segments
 
-    # -- the scatter ----------------------------------------------------------------------------------------------
-
-    async def _scatter(
+    def _gather(
         self,
         plan: Plan,
-        request: ScatterRequest,
-        targets: list[tuple[ScatterTarget, tuple[str, ...] | None]],
-        deadline_s: float | None,
+        values: tuple[Value, ...],
+        partials: dict[str, Partial],
+        failures: dict[str, Exception],
         allow_partial: bool,
-    ) -> tuple[dict[str, Partial], tuple[str, ...]]:
-        """Ask all targets at once; return what came back and who is missing."""
-        loop = asyncio.get_running_loop()
-        futures: dict[str, asyncio.Future[Partial]] = {}
-        for scanner, only in targets:
-            asked = ScatterRequest(request.statements, only, request.combine, deadline_s)
-            futures[scanner.id] = self._network.call(self.address, scanner.address, asked)
-        waiting = [future for future in futures.values() if not future.done()]
-        if waiting:
-            timeout = None if deadline_s is None else max(0.0, deadline_s - loop.time())
-            try:
-                await asyncio.wait(waiting, timeout=timeout)
-            finally:
-                for future in waiting:
-                    future.cancel()
-        partials: dict[str, Partial] = {}
-        failures: dict[str, Exception] = {}
-        for id_, future in futures.items():
-            if not future.done() or future.cancelled():
-                failures[id_] = VendorTimeoutError(f"{id_!r} did not answer before the deadline", vendor_id=id_)
-            elif (error := future.exception()) is None:
-                partials[id_] = future.result()
-            elif isinstance(error, Exception):
-                failures[id_] = error
-            else:
-                raise error
-        if failures:
-            self._judge(plan, partials, failures, allow_partial)
-        return partials, tuple(failures)
+    ) -> list[Any]:
+        try:
+            return self._engine.gather(plan, self._ordered(partials), values)
+        except (EvaluationError, TypeError, ValueError, IndexError) as error:
+            # The statement, or a vendor whose rows are not what was asked for?
+            widths = [statement.width for statement in plan.scatter]
+            culprits = _malformed(partials, widths)
+            if not culprits:
+                raise
+            failures.update(culprits)
+            self._judge(partials, failures, allow_partial, error)
+        for id_, partial in partials.items():
+            kept = [segment for segment in partial.segments if segment[0] not in culprits]
+            lost = len(partial.segments) - len(kept)
+            if lost:
+                rows = sum(len(rows) for _, parts in kept for rows in parts)
+                partials[id_] = Partial(kept, partial.answered - lost, rows, partial.failures)
+        return self._engine.gather(plan, self._ordered(partials), values)
+
+    def _routed_rows(
+        self, plan: Plan, partials: dict[str, Partial], failures: dict[str, Exception], allow_partial: bool
+    ) -> list[Any]:
+        culprits = _malformed(partials, [len(plan.columns)])
+        if culprits:
+            partials.clear()
+            failures.update(culprits)
+            self._judge(partials, failures, allow_partial)
+        return [row for partial in partials.values() for _, parts in partial.segments for row in parts[0]]
 
     def _judge(
-        self, plan: Plan, partials: dict[str, Partial], failures: dict[str, Exception], allow_partial: bool
+        self,
+        partials: dict[str, Partial],
+        failures: dict[str, Exception],
+        allow_partial: bool,
+        cause: Exception | None = None,
     ) -> None:
         """Raise unless a partial answer is allowed and possible."""
         for error in failures.values():
@@ -342,15 +423,53 @@ class QueryCoordinator:
                 raise error
         if allow_partial:
             return
-        first = next(iter(failures.values()))
+        missing = self._in_order(failures)
+        first = failures[missing[0]]
         answered = sum(partial.answered for partial in partials.values())
-        shown = ", ".join(map(repr, list(failures)[:5])) + (", …" if len(failures) > 5 else "")
+        shown = ", ".join(map(repr, missing[:5])) + (", …" if len(missing) > 5 else "")
         raise IncompleteAnswerError(
             f"{len(failures)} of {len(failures) + len(partials)} did not answer ({shown}): {first}; "
             "retry, or take what there is with allow_partial=True",
             answered=answered,
-            missing=failures,
-        ) from first
+            missing=missing,
+        ) from (cause or first)
+
+    def _in_order(self, ids: Iterable[str]) -> list[str]:
+        """Return ids of scanners, then of single vendors, in their order."""
+        last = len(self._place)
+        return sorted(ids, key=lambda id_: (self._place.get(id_, last), id_))
+
+    def _coverage(
+        self, asked: int, answered: int, failures: Mapping[str, Exception], targets: list[Target]
+    ) -> Coverage:
+        only = {scanner.id: listed for scanner, listed in targets if listed is not None}
+        known: dict[str, Any] = {scanner.id: scanner for scanner in (*_all_nodes(self._top), *self._leaves)}
+
+        def expand(id_: str) -> Iterable[str]:
+            scanner = known.get(id_)
+            if id_ in only:
+                return only[id_]
+            return scanner.vendor_ids() if isinstance(scanner, ShardScanner | Aggregator) else (id_,)
+
+        return Coverage(asked, answered, tuple(self._in_order(failures)), expand)
+
+    def _guaranteed(
+        self,
+        planner: Planner,
+        plan: Plan,
+        values: tuple[Value, ...],
+        routed: bool,
+        partials: dict[str, Partial],
+        coverage: Coverage,
+        rows: list[Any],
+    ) -> Guarantees:
+        before = 0
+        if not routed and not self._by_vendor:
+            before = _rows_before(self._ordered(partials), coverage.missing_vendors, self._place)
+        elif not routed:
+            missing = coverage.missing_vendors
+            before = _rows_before(self._ordered(partials), missing, None)
+        return guarantees(planner, plan, values, rows=rows, rows_before=before, routed=routed)
 
     # -- the schema -----------------------------------------------------------------------------------------------
 
@@ -368,6 +487,17 @@ class QueryCoordinator:
             answers = [await _settled(step) for step in self._schema_steps()]
             self._planner = await self._settle(answers)
         return self._planner
+
+    async def _prepared_by(self, deadline: float | None) -> Planner:
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self.prepare()
+        except TimeoutError as error:
+            raise IncompleteAnswerError(
+                "the schema could not be read before the deadline: pass schema=, or allow more time",
+                answered=0,
+                missing=self._by_id,
+            ) from error
 
     def _prepare_now(self) -> Planner:
         """Read the schema without waiting, for explain()."""
@@ -389,7 +519,7 @@ class QueryCoordinator:
         if not self.scanners:
             raise EmptyFleetError("there are no vendors, and no schema was given: pass schema= to answer as if empty")
         steps: list[Any] = []
-        for scanner in self.scanners:
+        for scanner in self._leaves:
             execute = getattr(scanner, "execute", None)
             if execute is None:
                 raise InvalidArgumentError(f"pass schema=: it cannot be read from {scanner!r}")
@@ -399,7 +529,7 @@ class QueryCoordinator:
     async def _settle(self, answers: list[Any]) -> Planner:
         schemas: list[tuple[ScatterTarget, Schema]] = []
         failure: Exception | None = None
-        for scanner, answer in zip(self.scanners, answers, strict=True):
+        for scanner, answer in zip(self._leaves, answers, strict=True):
             if isinstance(answer, Exception):
                 failure = answer  # A vendor that is down now will be missing from the query's coverage.
             else:
@@ -423,7 +553,7 @@ class QueryCoordinator:
         sharded = [table for table in tables if table.column("vendorId") is not None]
         if not sharded:
             return None
-        for scanner in self.scanners:
+        for scanner in self._leaves:
             for table in sharded:
                 sql = f"SELECT 1 FROM {quote(table.name)} WHERE vendorId IS NOT ? LIMIT 1"
                 answer = await _settled(_attempt(scanner.execute, sql, (scanner.id,)))  # type: ignore[attr-defined]
@@ -436,11 +566,72 @@ def _plausible(vendor_id: str) -> bool:
     return 0 < len(vendor_id) <= 10_000
 
 
-def _handler(scanner: ScatterTarget) -> Any:
-    def handle(_target: str, request: ScatterRequest) -> Partial | Awaitable[Partial]:
-        return scanner.scan(request)
+def _checked_policy(policy: Any) -> ScatterPolicy:
+    if policy is None:
+        return ScatterPolicy()
+    if not isinstance(policy, ScatterPolicy):
+        raise InvalidArgumentError(f"policy must be a ScatterPolicy, not {policy!r:.80}")
+    return policy
 
-    return handle
+
+def _width(targets: Iterable[Target]) -> int:
+    return sum(len(only) if only is not None else scanner.width for scanner, only in targets)
+
+
+def _replicas(
+    replicas: Mapping[str, Sequence[ScatterTarget | str]], scanners: Mapping[str, ScatterTarget]
+) -> tuple[list[ScatterTarget], dict[str, list[str]]]:
+    """Return the replicas to serve, and the addresses of all by the id of the scanner they stand for."""
+    served: list[ScatterTarget] = []
+    addresses: dict[str, list[str]] = {}
+    for id_, listed in replicas.items():
+        if id_ not in scanners or isinstance(listed, str):
+            raise InvalidArgumentError(f"replicas maps ids of scanners to lists of replicas; {id_!r:.80} is none")
+        for replica in listed:
+            if not isinstance(replica, str):
+                served.append(replica)
+            addresses.setdefault(id_, []).append(replica if isinstance(replica, str) else replica.address)
+    return served, addresses
+
+
+def _all_nodes(scanners: Iterable[ScatterTarget]) -> Iterator[Aggregator]:
+    for scanner in scanners:
+        if isinstance(scanner, Aggregator):
+            yield scanner
+            yield from _all_nodes(scanner.scanners)
+
+
+def _malformed(partials: Mapping[str, Partial], widths: Sequence[int]) -> dict[str, Exception]:
+    """Return an error for each vendor whose rows are not of the shape, or the types, that were asked for."""
+    found: dict[str, Exception] = {}
+    for partial in partials.values():
+        for place, parts in partial.segments:
+            if len(parts) != len(widths):
+                found[place] = VendorError(
+                    f"vendor {place!r:.80} answered {len(parts)} statements of {len(widths)}", vendor_id=place
+                )
+                continue
+            for rows, width in zip(parts, widths, strict=True):
+                for row in rows:
+                    if len(row) != width or not all(isinstance(value, _VALUES) for value in row):
+                        found[place] = VendorError(
+                            f"vendor {place!r:.80} answered a row that is not {width} values of SQLite: {row!r:.200}",
+                            vendor_id=place,
+                        )
+    return found
+
+
+_VALUES = (type(None), int, float, str, bytes)
+
+
+def _rows_before(segments: Iterable[Any], missing: Sequence[str], places: Mapping[str, int] | None) -> int:
+    """Count the rows of the vendors that precede, in the order of vendors, all that are missing."""
+
+    def place(id_: str) -> Any:
+        return id_ if places is None else places[id_]
+
+    first = min(map(place, missing))
+    return sum(len(parts[0]) for id_, parts in segments if parts and place(id_) < first)
 
 
 def _attempt(execute: Any, sql: str, params: Any) -> Any:

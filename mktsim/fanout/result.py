@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from mktsim.fanout.guarantees import COMPLETE, Guarantees
 from mktsim.sql.plan import Plan
 
 if TYPE_CHECKING:
@@ -24,12 +25,21 @@ class Coverage:
     asked, answered : int
         Vendors.
     missing : tuple of str
-        Ids of the scanners (vendors, or shards of vendors) that did not answer.
+        Ids of the scanners (vendors, or shards of vendors) that did not answer, and of single vendors of a shard that
+        did not.
     """
 
     asked: int
     answered: int
     missing: tuple[str, ...] = ()
+    _expand: Callable[[str], Iterable[str]] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def missing_vendors(self) -> tuple[str, ...]:
+        """Ids of the vendors that did not answer: those of a missing shard are looked up now, in its store."""
+        if self._expand is None:
+            return self.missing
+        return tuple(dict.fromkeys(vendor_id for id_ in self.missing for vendor_id in self._expand(id_)))
 
     @property
     def complete(self) -> bool:
@@ -56,6 +66,10 @@ class QueryStats:
         Rows that reached the coordinator.
     wall_s : dict
         Wall time in seconds by phase: ``plan``, ``scatter``, ``gather``, ``total``.
+    calls : int
+        Calls that the coordinator sent, further attempts and second copies included.
+    delivery : str
+        ``gathered``, or ``streamed`` where rows were handed out vendor by vendor.
     """
 
     tier: str
@@ -64,6 +78,8 @@ class QueryStats:
     vendors_pruned: int
     rows_shipped: int
     wall_s: dict[str, float] = field(default_factory=dict)
+    calls: int = 0
+    delivery: str = "gathered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +96,15 @@ class QueryResult:
         Tier, vendors, rows shipped, wall time by phase.
     coverage : Coverage
         Which vendors the answer speaks for.
+    guarantees : Guarantees
+        What holds of it although vendors are missing.
     """
 
     rows: list[tuple[Any, ...]]
     columns: tuple[str, ...]
     stats: QueryStats
     coverage: Coverage
+    guarantees: Guarantees = COMPLETE
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (dict(zip(self.columns, row, strict=True)) for row in self.rows)
@@ -115,7 +134,11 @@ class QueryResult:
             for row in self.rows[:_SHOWN_ROWS]
         )
         more = f"<p>… {len(self.rows) - _SHOWN_ROWS:,} more rows</p>" if len(self.rows) > _SHOWN_ROWS else ""
-        missing = "" if self.coverage.complete else f"; <b>missing: {escape(', '.join(self.coverage.missing[:10]))}</b>"
+        missing = ""
+        if not self.coverage.complete:
+            missing = (
+                f"; <b>missing: {escape(', '.join(self.coverage.missing[:10]))}</b>; {escape(str(self.guarantees))}"
+            )
         stats = self.stats
         foot = (
             f"{len(self.rows):,} rows; {stats.tier}; {stats.vendors_answered:,} of {stats.vendors_asked:,} vendors "

@@ -11,65 +11,37 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass, replace
-from itertools import islice
-from typing import Any, Protocol
+import re
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Executor
+from time import perf_counter
+from typing import Any, Final, Protocol
 
-from mktsim.errors import InvalidArgumentError, MktsimError, VendorError, VendorTimeoutError
+from mktsim.errors import (
+    CorruptImageError,
+    EvaluationError,
+    InvalidArgumentError,
+    MktsimError,
+    VendorDownError,
+    VendorError,
+    VendorTimeoutError,
+)
+from mktsim.fanout.interrupt import interrupting, limited, prepare, was_interrupted
+from mktsim.fanout.messages import Partial, ScatterRequest
 from mktsim.sql import Combiner, Segment, register
 from mktsim.sql.plan import Combine
-from mktsim.sqlite import Value
 from mktsim.storage import VendorStore
 
 Row = tuple[Any, ...]
 #: Runs one statement on one vendor's database and returns its rows, or an awaitable of them.
 Execute = Callable[[str, Any], Any]
 
-#: Vendors visited between two looks at the clock.
-_SLICE = 256
-
-
-@dataclass(frozen=True, slots=True)
-class ScatterRequest:
-    """What a coordinator asks of a scanner.
-
-    Attributes
-    ----------
-    statements : tuple of (str, parameters)
-        All are run in one snapshot of each vendor's database.
-    vendor_ids : tuple of str or None
-        Only these vendors; None for all that the scanner has.
-    combine : (Combine, bindings) or None
-        What an inner node may do with the partials it holds.
-    deadline_s : float or None
-        Absolute, on the running loop's clock.
-    """
-
-    statements: tuple[tuple[str, Any], ...]
-    vendor_ids: tuple[str, ...] | None = None
-    combine: tuple[Combine, tuple[Value, ...]] | None = None
-    deadline_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Partial:
-    """What a scanner answers.
-
-    Attributes
-    ----------
-    segments : list of (place, rows per statement)
-        Sorted by place; vendors without rows are left out.
-    answered : int
-        Vendors that answered.
-    rows : int
-        Rows in the segments.
-    """
-
-    segments: list[Segment]
-    answered: int
-    rows: int
+#: A scan with a deadline gives others a turn after as many vendors, or as many seconds.
+_SLICE: Final = 256
+_SLICE_S: Final = 0.005
+#: What is left of the time to a deadline, for a node of several vendors to hand in what it has.
+HAND_IN_SHARE: Final = 0.1
+_EXTREME: Final = re.compile(r"(?i)\bM(?:IN|AX)\s*\((?!\s*mktsim_ordinal)")
 
 
 class ScatterTarget(Protocol):
@@ -108,6 +80,8 @@ class Scanner:
     has_functions : bool
         Whether the database behind it knows the aggregates of `mktsim.sql.register`, which let it send exact partial
         sums; without them the rows of a SUM, AVG or TOTAL travel.
+    workers : int, optional
+        Requests that an async `execute` works on at a time; the others wait in line. No limit when absent.
 
     Examples
     --------
@@ -119,10 +93,16 @@ class Scanner:
     >>> acme.close()
     """
 
-    __slots__ = ("_connection", "_execute", "address", "has_functions", "id")
+    __slots__ = ("_connection", "_execute", "address", "has_functions", "id", "workers")
 
     def __init__(
-        self, id: str, execute: Execute, *, address: str | None = None, has_functions: bool = False
+        self,
+        id: str,
+        execute: Execute,
+        *,
+        address: str | None = None,
+        has_functions: bool = False,
+        workers: int | None = None,
     ) -> None:
         if not isinstance(id, str) or not id:
             raise InvalidArgumentError(f"a scanner's id must be a string and not empty, not {id!r}")
@@ -130,13 +110,20 @@ class Scanner:
             raise InvalidArgumentError(f"scanner {id!r}: execute must be callable, not {type(execute).__name__}")
         self.id = id
         self.address = f"vendor/{id}" if address is None else address
+        if workers is not None and (not isinstance(workers, int) or isinstance(workers, bool) or workers < 1):
+            raise InvalidArgumentError(f"scanner {id!r}: workers must be a whole number of at least 1, not {workers!r}")
         self.has_functions = has_functions
+        self.workers = workers
         self._execute = execute
         self._connection: Any = None
 
     @classmethod
     def from_connection(cls, id: str, connection: Any, *, address: str | None = None) -> Scanner:
-        """Make a scanner of an open connection (of this package's driver or of `sqlite3`), and teach it exact sums."""
+        """Make a scanner of an open connection (of this package's driver or of `sqlite3`), and teach it exact sums.
+
+        A query's deadline interrupts its statement. For that time `sqlite3` connections lose a progress handler of
+        their own, for they can have one only.
+        """
         if not hasattr(connection, "execute"):
             raise InvalidArgumentError(f"scanner {id!r}: {type(connection).__name__} is no database connection")
         register(connection)
@@ -168,15 +155,21 @@ class Scanner:
     def scan(self, request: ScatterRequest) -> Partial | Awaitable[Partial]:
         """Run the request's statements; see :class:`ScatterTarget`."""
         try:
-            if self._connection is not None and len(request.statements) > 1:
-                answers = self._snapshot(request)
+            if self._connection is not None and request.deadline_s is not None:
+                with interrupting(self._connection, asyncio.get_running_loop().time, request.deadline_s):
+                    answers = self._run(request)
             else:
-                answers = [self._execute(sql, params) for sql, params in request.statements]
+                answers = self._run(request)
+            if any(inspect.isawaitable(answer) for answer in answers):
+                return self._await(answers)
+            return self._partial(answers)
         except Exception as error:
             raise self._named(error) from error
-        if any(inspect.isawaitable(answer) for answer in answers):
-            return self._await(answers)
-        return self._partial(answers)
+
+    def _run(self, request: ScatterRequest) -> list[Any]:
+        if self._connection is not None and len(request.statements) > 1:
+            return self._snapshot(request)
+        return [self._execute(sql, params) for sql, params in request.statements]
 
     def _snapshot(self, request: ScatterRequest) -> list[Any]:
         own = not self._connection.in_transaction
@@ -202,10 +195,17 @@ class Scanner:
     def _named(self, error: Exception) -> Exception:
         if isinstance(error, MktsimError):
             return error
-        return VendorError(f"vendor {self.id!r} failed: {type(error).__name__}: {error}", vendor_id=self.id)
+        kind: type[VendorError] = VendorError
+        if isinstance(error, TimeoutError):
+            kind = VendorTimeoutError
+        elif isinstance(error, ConnectionError | EOFError):
+            kind = VendorDownError
+        return kind(f"vendor {self.id!r} failed: {type(error).__name__}: {error}", vendor_id=self.id)
 
 
 def _as_tuple(row: Any) -> Row:
+    if isinstance(row, str | bytes):
+        raise TypeError(f"a row must be a sequence of values, not {row!r:.80}")
     return tuple(row.values()) if isinstance(row, Mapping) else tuple(row)
 
 
@@ -253,42 +253,114 @@ class ShardScanner:
         """Whether the vendor is in this shard."""
         return self._store.shard_of(vendor_id) == self.id and vendor_id in self._store
 
+    def vendor_ids(self) -> list[str]:
+        """Return the ids of the shard's vendors, sorted."""
+        return self._store.vendor_ids(self.id)
+
     def scan(self, request: ScatterRequest) -> Partial | Awaitable[Partial]:
-        """Scan the shard; see :class:`ScatterTarget`."""
+        """Scan the shard; see :class:`ScatterTarget`.
+
+        Where a partial answer is of use, damaged vendors are named in its failures and the others scanned.
+        """
         if self._executor is not None:
             return self._elsewhere(request)
         if request.deadline_s is not None:
             return self._in_slices(request)
+        failures: dict[str, Exception] = {}
         # Between vendors of one process nothing is saved by combining: the gather does the same work.
-        return scan_all(self._store.scan(self.id, request.statements, vendor_ids=request.vendor_ids))
+        partial = scan_all(self._visit(request, failures))
+        return Partial(partial.segments, partial.answered, partial.rows, failures) if failures else partial
+
+    def _visit(self, request: ScatterRequest, failures: dict[str, Exception]) -> Iterator[Any]:
+        """Return the answers of the vendors, without those that are damaged where a partial answer is of use."""
+        if not request.allow_partial:
+            return self._store.scan(self.id, request.statements, vendor_ids=request.vendor_ids)
+        return self._visit_sound(request, failures)
+
+    def _visit_sound(self, request: ScatterRequest, failures: dict[str, Exception]) -> Iterator[Any]:
+        wanted = request.vendor_ids
+        while True:
+            try:
+                yield from self._store.scan(self.id, request.statements, vendor_ids=wanted)
+                return
+            except CorruptImageError as error:
+                if not error.vendor_id:
+                    raise
+                failures[error.vendor_id] = error
+                wanted = self._after(request, error.vendor_id)
+                if not wanted:
+                    return
+
+    def _after(self, request: ScatterRequest, vendor_id: str) -> tuple[str, ...]:
+        wanted = self.vendor_ids() if request.vendor_ids is None else sorted(request.vendor_ids)
+        return tuple(each for each in wanted if each > vendor_id)
 
     async def _in_slices(self, request: ScatterRequest) -> Partial:
-        """Scan with a look at the clock, and a turn for others, after every few vendors."""
-        loop = asyncio.get_running_loop()
-        answers = self._store.scan(self.id, request.statements, vendor_ids=request.vendor_ids)
+        """Scan with an eye on the clock, and a turn for others now and then."""
+        clock = asyncio.get_running_loop().time
+        assert request.deadline_s is not None
+        end_s = request.deadline_s
+        if request.allow_partial:
+            end_s -= HAND_IN_SHARE * max(0.0, end_s - clock())
+        failures: dict[str, Exception] = {}
+        answers = self._visit(request, failures)
         segments: list[Segment] = []
-        answered = 0
-        rows = 0
-        while True:
-            partial = scan_all(islice(answers, _SLICE))
-            segments += partial.segments
-            answered += partial.answered
-            rows += partial.rows
-            if partial.answered < _SLICE:
-                return Partial(segments, answered, rows)
-            await asyncio.sleep(0)
-            if request.deadline_s is not None and loop.time() >= request.deadline_s:
-                answers.close()  # type: ignore[attr-defined]
-                raise VendorTimeoutError(
-                    f"shard {self.id!r} reached the deadline after {answered} vendors", vendor_id=self.id
-                )
+        answered = rows = 0
+        last = ""
+        try:
+            while True:
+                turn_s = clock() + _SLICE_S
+                visited = 0
+                with limited(clock, end_s):
+                    for answer in answers:
+                        visited += 1
+                        last = answer[0]
+                        shipped = sum(map(len, answer[1]))
+                        if shipped:
+                            rows += shipped
+                            segments.append(answer)
+                        now_s = clock()
+                        if visited == _SLICE or now_s >= turn_s or now_s >= end_s:
+                            break
+                    else:
+                        return Partial(segments, answered + visited, rows, failures)
+                answered += visited
+                if clock() >= end_s:
+                    break
+                await asyncio.sleep(0)
+        except EvaluationError as error:
+            if not was_interrupted(error):
+                raise
+            answered += visited
+        finally:
+            answers.close()  # type: ignore[attr-defined]
+        late = VendorTimeoutError(f"shard {self.id!r} reached the deadline after {answered} vendors", vendor_id=self.id)
+        if not request.allow_partial:
+            raise late
+        failures.update(dict.fromkeys(self._after(request, last), late))
+        return Partial(segments, answered, rows, failures)
 
     async def _elsewhere(self, request: ScatterRequest) -> Partial:
-        # The worker's clock is another one: the coordinator enforces the deadline.
-        plain = replace(request, deadline_s=None)
-        return await asyncio.get_running_loop().run_in_executor(
-            self._executor, scan_shard, self._shard_path or "", plain
-        )
+        loop = asyncio.get_running_loop()
+        failures: dict[str, Exception] = {}
+        wanted = request.vendor_ids
+        while True:
+            # The worker's clock is another one: the deadline travels as what is left of it.
+            budget_s = None if request.deadline_s is None else request.deadline_s - loop.time()
+            plain = request.replace(vendor_ids=wanted, deadline_s=None, policy=None, tie=None, budget_s=budget_s)
+            try:
+                partial = await loop.run_in_executor(self._executor, scan_shard, self._shard_path or "", plain)
+            except BrokenExecutor as error:
+                message = f"the process that scanned shard {self.id!r} died: {error}"
+                raise VendorDownError(message, vendor_id=self.id) from error
+            except CorruptImageError as error:
+                if not request.allow_partial or not error.vendor_id:
+                    raise
+                failures[error.vendor_id] = error
+                everybody = self.vendor_ids() if request.vendor_ids is None else request.vendor_ids
+                wanted = tuple(each for each in everybody if each not in failures)
+                continue
+            return Partial(partial.segments, partial.answered, partial.rows, failures) if failures else partial
 
 
 def scan_all(answers: Iterable[tuple[str, tuple[list[Row], ...]]]) -> Partial:
@@ -308,18 +380,48 @@ def scan_shard(path: str, request: ScatterRequest) -> Partial:
     """Scan one packed shard file and combine what it holds: what a worker process runs."""
     from mktsim.storage.packed import open_scanner
 
-    scanner = open_scanner(path, register)
+    scanner = open_scanner(path, prepare)
     wanted = None if request.vendor_ids is None else sorted(request.vendor_ids)
-    partial = scan_all(scanner.scan(list(request.statements), vendor_ids=wanted))
-    if request.combine is None:
-        return partial
-    combine, bindings = request.combine
-    combiner = Combiner(combine, bindings)
+    end_s = None if request.budget_s is None else perf_counter() + request.budget_s
+    answers = scanner.scan(list(request.statements), vendor_ids=wanted)
     try:
-        segments = combiner(partial.segments)
+        with limited(perf_counter, end_s):
+            partial = scan_all(answers if end_s is None else _until(end_s, answers))
+    except EvaluationError as error:
+        if not was_interrupted(error):
+            raise
+        raise VendorTimeoutError(f"shard file {path} reached the deadline", vendor_id=path) from None
+    finally:
+        answers.close()  # type: ignore[attr-defined]
+    if request.combine is None or not combines_scattered(request.combine[0]):
+        return partial
+    segments = combined(partial.segments, request.combine)
+    return Partial(segments, partial.answered, sum(len(parts[0]) for _, parts in segments))
+
+
+def _until(end_s: float, answers: Iterable[Any]) -> Iterator[Any]:
+    for answer in answers:
+        if perf_counter() >= end_s:
+            raise VendorTimeoutError(f"the deadline passed at vendor {answer[0]!r:.80}", vendor_id=answer[0])
+        yield answer
+
+
+def combined(segments: list[Segment], combine: tuple[Combine, Any]) -> list[Segment]:
+    """Apply a plan's combine step to segments that are sorted by place."""
+    combiner = Combiner(*combine)
+    try:
+        return combiner(segments)
     finally:
         combiner.close()
-    return Partial(segments, partial.answered, sum(len(parts[0]) for _, parts in segments))
+
+
+def combines_scattered(combine: Combine) -> bool:
+    """Whether segments may be combined when others, sent elsewhere, have places between theirs.
+
+    Of values that compare equal ('a' and 'A', 1 and 1.0) MIN and MAX take the first seen. Combined, such a value
+    takes the place of the first segment, before others that were seen earlier than it: those must travel as they are.
+    """
+    return _EXTREME.search(combine.sql) is None
 
 
 def store_scanners(store: VendorStore, *, executor: Executor | None = None) -> list[ShardScanner]:

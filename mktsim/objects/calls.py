@@ -95,11 +95,14 @@ class CallMessage:
     ----------
     chain : tuple of str
         The addresses whose requests wait for this one.
+    deadline_s : float or None
+        When the answer is of no use any more, in the loop's seconds.
     """
 
     steps: tuple[Step, ...]
     chain: tuple[str, ...] = ()
     key: Key | None = None
+    deadline_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ Examples
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from typing import Any, ClassVar, Final
 from mktsim.errors import InvalidArgumentError
 from mktsim.objects.calls import Receiver
 from mktsim.objects.noun import Noun
-from mktsim.objects.sql import Sql
+from mktsim.objects.sql import Limits, Sql
 from mktsim.objects.things import Things
 
 #: An event's name: a noun, a full stop, what happened to it.
@@ -54,6 +55,8 @@ class DurableObject(Receiver):
         Class attribute: the kinds of thing its database holds.
     creators : frozenset of str
         Class attribute: the methods that bring an object into being when called on an id that nobody has.
+    limits : Limits
+        Class attribute: what one statement may cost.
 
     Notes
     -----
@@ -63,12 +66,14 @@ class DurableObject(Receiver):
 
     nouns: ClassVar[tuple[Noun, ...]] = ()
     creators: ClassVar[frozenset[str]] = frozenset()
+    limits: ClassVar[Limits] = Limits()
 
     def __init__(self, id: str) -> None:
         self._id = id
-        self._sql = Sql(id)
+        self._sql = Sql(id, self.limits)
         self._things = Things(self)
         self._sent: list[Sent] = []
+        self._alarm_changed = False
         self._now_s = 0.0
 
     @property
@@ -86,9 +91,39 @@ class DurableObject(Receiver):
         """The object's own database, as dicts."""
         return self._things
 
+    @property
+    def now_s(self) -> float:
+        """When this request began, in seconds of the host's clock."""
+        return self._now_s
+
     def now(self) -> str:
         """Return when this request began, as ISO 8601 in UTC."""
         return (_EPOCH + timedelta(seconds=self._now_s)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+    def set_alarm(self, at_s: float | None) -> None:
+        """Have :meth:`alarm` called at a time of the host's clock, or not at all; it replaces the alarm set before.
+
+        The alarm is part of this request's transaction and outlives the process.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If `at_s` is no finite number.
+        """
+        if at_s is not None and (
+            isinstance(at_s, bool) or not isinstance(at_s, int | float) or not math.isfinite(at_s)
+        ):
+            raise InvalidArgumentError(f"an alarm rings at a number of seconds, or None for never, not {at_s!r:.80}")
+        self._sql.platform("UPDATE _vendor SET alarm = ?", (at_s,))
+        self._alarm_changed = True
+
+    def alarm_at_s(self) -> float | None:
+        """Return when the alarm will ring, or None."""
+        at_s = self._sql.platform("SELECT alarm FROM _vendor")[0][0]
+        return float(at_s) if at_s is not None else None  # type: ignore[arg-type]
+
+    def alarm(self) -> Any:
+        """Called when the alarm rings, as one request; override it. If it fails it is called again, later each time."""
 
     def next_serial(self) -> int:
         """Return a number that this object never gave out before and, if the request commits, never will again."""

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mktsim.errors import InvalidArgumentError
+from mktsim.objects.context import Delivery, current_delivery, deadline_at
 from mktsim.objects.durable import EVENT_NAME
-from mktsim.objects.stub import Delivery, current_delivery
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +51,22 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class EventMessage:
-    """An event on its way to the hub; `settled` is the lowest number that its sender has not settled yet."""
+    """An event on its way to the hub.
+
+    Attributes
+    ----------
+    settled : int
+        The lowest number that its sender has not settled yet.
+    deadline_s : float or None
+        When its sender will give this attempt up, in the loop's seconds.
+    """
 
     sender: str
     seq: int
     name: str
     data: str
     settled: int
+    deadline_s: float | None = None
 
 
 EventHandler = Callable[[Event], Any]
@@ -119,8 +128,9 @@ class Subscriptions:
         for number, handler in enumerate(self.handlers(message.name)):
             token = current_delivery.set(Delivery(message.sender, message.seq, message.settled, str(number)))
             try:
-                result = handler(event)
-                if inspect.isawaitable(result):
-                    await result
+                with deadline_at(message.deadline_s):
+                    result = handler(event)
+                    if inspect.isawaitable(result):
+                        await result
             finally:
                 current_delivery.reset(token)

@@ -3,46 +3,63 @@
 Rules
 -----
 A message is one request: it waits until its object is free (or is refused where too many wait), runs in one transaction
-of the object's database, and is answered after the commit. Events that the request sent are in the outbox by the same
-commit. An object's database is touched by nobody else while a request runs, a coroutine's awaits included.
+of the object's database, and is answered after the commit is on disk. Events that the request sent are in the outbox by
+the same commit. An object's database is touched by nobody else while a request runs, a coroutine's awaits included.
 
 Theory of operation
 -------------------
 Objects are made when first called and forgotten when idle, least recently used first; they hold no connection, the
 store lends one per request. A request that would wait for itself (A awaits B, which awaits A) is refused: each message
-carries the chain of addresses that wait for it. Which objects may have events to deliver is kept in a `Ledger`: an id
-enters it before the first commit that fills its outbox, so that after a crash only those few are opened.
+carries the chain of addresses that wait for it. Which objects may have events to deliver or an alarm to ring is kept in
+a `Ledger`: an id enters it before the commit that gives it cause, so that after a crash only those few are opened.
+
+*Group commit.* A request leaves its transaction with the store and frees its object; at the loop's next tick everything
+that joined is flushed, and only then answered. A later request may thus read what an earlier one has not yet on disk,
+but both are in the same flush: neither is answered if it fails.
+
+A request that runs on behalf of an event passes the event's key on to the calls that it makes itself, one level
+deeper, so that a redelivery repeats none of them either.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
+import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
-from mktsim.errors import InvalidArgumentError, ObjectError, OverloadedError, StorageError, UnknownVendorError
+from mktsim.errors import (
+    InvalidArgumentError,
+    ObjectError,
+    OverloadedError,
+    StorageError,
+    UnknownVendorError,
+    VendorTimeoutError,
+)
 from mktsim.network import Network
-from mktsim.objects.calls import SELF, CallMessage, Key, Outcome, Ref, apply, travelling
+from mktsim.objects.alarms import Alarms
+from mktsim.objects.calls import SELF, CallMessage, Outcome
+from mktsim.objects.context import Delivery, current_chain, current_deadline, current_delivery
 from mktsim.objects.durable import DurableObject, Sent
 from mktsim.objects.outbox import Pump, RetryPolicy
-from mktsim.objects.stub import current_chain, current_delivery
+from mktsim.objects.request import UndoneError, answer
 from mktsim.sqlite import Connection
 from mktsim.storage import VendorStore
 from mktsim.streams import Streams
 
-#: The number under which the inbox keeps, per sender, below which number all events are settled.
-_FLOOR: Final = -1
+_log = logging.getLogger("mktsim.objects")
+
+Work = Callable[[DurableObject, Connection], Awaitable[list[Outcome]]]
 
 
 class Ledger(Protocol):
-    """Remembers which objects may have something in their outbox."""
+    """Remembers which objects may have something in their outbox, or an alarm."""
 
-    def mark(self, id: str) -> None:
-        """Add an id, durably; called before each commit that adds to its outbox."""
+    def mark(self, ids: Iterable[str]) -> None:
+        """Add ids, durably; called before the commit that gives cause."""
 
     def clear(self, id: str) -> None:
         """Remove an id."""
@@ -58,11 +75,15 @@ class _Activation:
     waiting: int = 0
 
 
-class _UndoneError(Exception):
-    """Rolls a request back and carries its outcomes past the transaction."""
+@dataclass(slots=True)
+class _Joined:
+    """A request whose commit waits for the flush: what is to happen then."""
 
-    def __init__(self, outcomes: list[Outcome]) -> None:
-        self.outcomes = outcomes
+    id: str
+    activation: _Activation
+    sent: list[Sent]
+    alarm: tuple[float | None] | None
+    waiter: asyncio.Future[None]
 
 
 class ObjectHost:
@@ -84,13 +105,14 @@ class ObjectHost:
         Randomness of the retries.
     ledger : Ledger
     clock : callable, optional
-        Seconds since 1970-01-01 UTC, for `now()`; the loop's own time when absent.
+        Seconds since 1970-01-01 UTC, for `now()` and alarms; the loop's own time when absent, by which an alarm is
+        found again only while the loop's time goes on.
     queue_limit : int
         How many requests may be at one object, the running one included.
     active_limit : int
         How many idle objects are kept.
     policy : RetryPolicy
-        Of event deliveries.
+        Of event deliveries, and of alarms that fail.
     on_dead : callable, optional
         Told when an event becomes a dead letter.
     """
@@ -116,10 +138,12 @@ class ObjectHost:
         self._factory = factory
         self._prefix = prefix
         self._ledger = ledger
-        self._clock = clock
+        self._clock = clock or (lambda: asyncio.get_running_loop().time())
         self._queue_limit = queue_limit
         self._active_limit = active_limit
         self._active: OrderedDict[str, _Activation] = OrderedDict()
+        self._joined: list[_Joined] = []
+        self._rings: dict[str, int] = {}  # alarms in a row that failed
         self._closed = False
         self.pump = Pump(
             network,
@@ -130,18 +154,20 @@ class ObjectHost:
             policy=policy or RetryPolicy(),
             on_dead=on_dead,
         )
+        self.alarms = Alarms(self._ring, self._clock)
         network.register(prefix, self._serve)
 
     def resume(self) -> int:
-        """Deliver what earlier processes left in the outboxes; return how many events that is."""
+        """Deliver what earlier processes left in the outboxes and set their alarms; return how many events that is."""
         found = 0
         for id in self._ledger.ids():
-            rows = self._outbox(id) if id in self.store else []
-            if not rows:
+            rows, alarm_s = self._left(id) if id in self.store else ([], None)
+            if not rows and alarm_s is None:
                 self._ledger.clear(id)
                 continue
             alive = [Sent(seq, event, data) for seq, event, data, error in rows if error is None]
             self.pump.push(id, alive, dead=[row[0] for row in rows if row[3] is not None])
+            self.alarms.set(id, alarm_s)
             found += len(alive)
         return found
 
@@ -151,7 +177,7 @@ class ObjectHost:
             {"sender": id, "seq": seq, "event": event, "data": json.loads(data), "error": error}
             for id in self._ledger.ids()
             if id in self.store
-            for seq, event, data, error in self._outbox(id)
+            for seq, event, data, error in self._left(id)[0]
             if error is not None
         ]
 
@@ -174,14 +200,22 @@ class ObjectHost:
             raise InvalidArgumentError(f"{id!r:.80} has no dead letter {seq!r:.80}: dead_letters() lists them")
         self.pump.push(id, [Sent(*row) for row in rows])
 
+    def forget(self, id: str) -> None:
+        """Drop what is kept of an object whose database was deleted or replaced."""
+        self._active.pop(id, None)
+        self.alarms.set(id, None)
+        self._ledger.clear(id)
+
     async def close(self) -> None:
         """Take no more requests, wait for the running ones, stop delivering."""
         self._closed = True
         self._network.unregister(self._prefix)
+        await self.alarms.close()
         await self.pump.close()
         for activation in list(self._active.values()):
             async with activation.lock:
                 pass
+        self._flush()
 
     # -- requests -----------------------------------------------------------------------------------------------
 
@@ -193,13 +227,34 @@ class ObjectHost:
         if address in message.chain:
             raise ObjectError(f"{address!r:.80} would wait for itself: {' -> '.join((*message.chain, address))[:300]}")
         id = address[len(self._prefix) :]
+        key = message.key
+        tokens = (
+            current_chain.set((*message.chain, address)),
+            current_delivery.set(Delivery(key.sender, key.seq, key.settled, key.part) if key is not None else None),
+            current_deadline.set(message.deadline_s),
+        )
+        try:
+            async with asyncio.timeout_at(message.deadline_s):
+                outcomes, durable = await self._in_turn(id, lambda activation: self._request(id, activation, message))
+        except TimeoutError:
+            raise VendorTimeoutError(f"the deadline of a request passed; {id!r:.80} undid it", vendor_id=id) from None
+        finally:
+            current_chain.reset(tokens[0])
+            current_delivery.reset(tokens[1])
+            current_deadline.reset(tokens[2])
+        if durable is not None:
+            await durable
+        return outcomes
+
+    async def _in_turn(self, id: str, work: Callable[[_Activation], Awaitable[Any]]) -> Any:
+        """Run `work` once the object is free."""
         activation = self._activate(id)
         if activation.waiting >= self._queue_limit:
             raise OverloadedError(f"{id!r:.80} has {activation.waiting} requests waiting: retry later", vendor_id=id)
         activation.waiting += 1
         try:
             async with activation.lock:
-                return await self._request(id, activation, message)
+                return await work(activation)
         finally:
             activation.waiting -= 1
 
@@ -213,7 +268,9 @@ class ObjectHost:
         self._active[id] = activation
         return activation
 
-    async def _request(self, id: str, activation: _Activation, message: CallMessage) -> list[Outcome]:
+    async def _request(
+        self, id: str, activation: _Activation, message: CallMessage
+    ) -> tuple[list[Outcome], asyncio.Future[None] | None]:
         target = activation.object
         created = id not in self.store
         if created:
@@ -221,137 +278,139 @@ class ObjectHost:
             if first.target != SELF or first.kind != "call" or first.name not in target.creators:
                 raise UnknownVendorError(f"no vendor {id!r:.80}: onboard it with initialize(), or check the spelling")
             self.store.create(id, {"_vendor": [(id, 0)]})
-        target._now_s = self._clock() if self._clock is not None else asyncio.get_running_loop().time()
-        target._sent = []
-        tokens = current_chain.set((*message.chain, self._prefix + id)), current_delivery.set(None)
+
+        async def work(target: DurableObject, connection: Connection) -> list[Outcome]:
+            outcomes = await answer(target, connection, message)
+            if created and outcomes[0].error is not None:
+                raise UndoneError(outcomes)
+            return outcomes
+
         committed = False
         try:
-            with self.store.transaction(id) as connection:
-                outcomes = await self._in_transaction(target, connection, message)
-                if created and outcomes[0].error is not None:
-                    raise _UndoneError(outcomes)
-                for sent in target._sent:
-                    connection.execute("INSERT INTO _outbox VALUES(?, ?, ?, NULL)", (sent.seq, sent.event, sent.data))
-                if target._sent:
-                    self._ledger.mark(id)
+            result = await self._transaction(id, activation, work)
             committed = True
-        except _UndoneError as undone:
-            return undone.outcomes
+        except UndoneError as undone:
+            return undone.outcomes, None
         finally:
-            current_chain.reset(tokens[0])
-            current_delivery.reset(tokens[1])
             if not committed and created:
                 self.store.delete(id)
+        return result
+
+    async def _transaction(
+        self, id: str, activation: _Activation, work: Work
+    ) -> tuple[list[Outcome], asyncio.Future[None] | None]:
+        """Run `work` in a transaction that joins the next flush; the future is done when it is on disk."""
+        target = activation.object
+        target._now_s = self._clock()
+        target._sent = []
+        target._alarm_changed = False
+        committed = False
+        alarm: tuple[float | None] | None = None
+        version = self.store.version(id) if self.store.groups else 0
+        try:
+            with self.store.join(id) as connection:
+                outcomes = await work(target, connection)
+                for sent in target._sent:
+                    connection.execute("INSERT INTO _outbox VALUES(?, ?, ?, NULL)", (sent.seq, sent.event, sent.data))
+                if target._alarm_changed:
+                    alarm = (connection.execute("SELECT alarm FROM _vendor").get,)
+                if (target._sent or alarm) and not self.store.groups:
+                    self._ledger.mark((id,))
+            committed = True
+        finally:
             if not committed:
                 activation.object = self._factory(id)  # what the old one remembers may have been undone
-        if target._sent:
-            self.pump.push(id, target._sent)
-        return outcomes
+        if self.store.groups and self.store.version(id) == version and not self._pending(id):
+            return outcomes, None  # nothing was written, and nothing that was read is still to be flushed
+        joined = _Joined(id, activation, target._sent, alarm, asyncio.get_running_loop().create_future())
+        if not self.store.groups:
+            self._durable(joined)
+            return outcomes, None
+        if not self._joined:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._joined.append(joined)
+        return outcomes, joined.waiter
 
-    async def _in_transaction(
-        self, target: DurableObject, connection: Connection, message: CallMessage
-    ) -> list[Outcome]:
-        key = message.key
-        if key is not None:
-            known = _recall(connection, key)
-            if known is not None:
-                return known
-        with target.sql.bound(connection):
-            outcomes = await self._run(target, connection, message)
-        if key is not None:
-            failed = next((outcome.error for outcome in outcomes if outcome.error is not None), None)
-            if failed is not None:
-                raise _UndoneError([Outcome(error=failed)] * len(outcomes))
-            _remember(connection, key, outcomes)
-        return outcomes
+    def _pending(self, id: str) -> bool:
+        return any(joined.id == id for joined in self._joined)
 
-    async def _run(self, target: DurableObject, connection: Connection, message: CallMessage) -> list[Outcome]:
-        results: list[Any] = []
-        outcomes: list[Outcome] = []
-        # One step, or a message that is atomic as a whole, needs no savepoints.
-        separate = len(message.steps) > 1 and message.key is None
+    def _flush(self) -> None:
+        joined, self._joined = self._joined, []
+        if not joined:
+            return
+        failure: StorageError | None = None
+        lost: dict[str, StorageError] = {}
+        try:
+            self._ledger.mark({each.id for each in joined if each.sent or each.alarm})
+            lost = self.store.flush()
+        except StorageError as error:
+            failure = error
+            self.store.discard()
+        for each in joined:
+            error = failure or lost.get(each.id)
+            if error is None:
+                self._durable(each)
+            else:
+                each.activation.object = self._factory(each.id)
+            if not each.waiter.done():
+                if error is None:
+                    each.waiter.set_result(None)
+                else:
+                    each.waiter.set_exception(error)
 
-        def resolved(value: Any) -> Any:
-            if isinstance(value, Ref):
-                return earlier(value.step)
-            if isinstance(value, list | tuple):
-                return type(value)(resolved(each) for each in value)
-            if isinstance(value, dict):
-                return {name: resolved(each) for name, each in value.items()}
-            return value
+    def _durable(self, joined: _Joined) -> None:
+        """Act on what a commit that is on disk has announced."""
+        if joined.sent:
+            self.pump.push(joined.id, joined.sent)
+        if joined.alarm is not None:
+            self.alarms.set(joined.id, joined.alarm[0])
 
-        def earlier(number: int) -> Any:
-            error = outcomes[number].error
-            if error is not None:
-                raise error
-            return results[number]
+    # -- alarms and outbox --------------------------------------------------------------------------------------
 
-        for step in message.steps:
-            sent = len(target._sent)
-            guarded = separate and step.kind == "call"
-            if guarded:
-                target.sql.platform("SAVEPOINT step")
-            result: Any = None
-            try:
-                on = target if step.target == SELF else earlier(step.target)
-                result = apply(step, on, resolved(step.args), resolved(step.kwargs))
-                if inspect.isawaitable(result):
-                    result = await result
-                outcome = travelling(result, step)
-            except Exception as error:
-                if connection.get_autocommit():
-                    raise StorageError(f"SQLite gave the whole request of {target.id!r:.80} up: {error}") from error
-                outcome = Outcome(error=error)
-            if outcome.error is not None and not guarded and step.kind == "call":
-                raise _UndoneError([*outcomes, outcome, *[outcome] * (len(message.steps) - len(outcomes) - 1)])
-            if guarded:
-                if outcome.error is not None:
-                    target.sql.platform("ROLLBACK TO step")
-                    del target._sent[sent:]
-                target.sql.platform("RELEASE step")
-            results.append(result)
-            outcomes.append(outcome)
-        return outcomes
+    async def _ring(self, id: str) -> None:
+        """Call an object's alarm; the alarm is gone by the same commit, or rings again."""
 
-    # -- outbox -------------------------------------------------------------------------------------------------
+        async def work(target: DurableObject, connection: Connection) -> list[Outcome]:
+            at_s = connection.execute("SELECT alarm FROM _vendor").get
+            if at_s is None or at_s > target._now_s:
+                target._alarm_changed = True  # it was set anew meanwhile
+                return []
+            connection.execute("UPDATE _vendor SET alarm = NULL")
+            target._alarm_changed = True
+            with target.sql.bound(connection):
+                result = target.alarm()
+                if asyncio.iscoroutine(result):
+                    await result
+            return []
 
-    def _outbox(self, id: str) -> list[tuple[Any, ...]]:
+        try:
+            _, durable = await self._in_turn(id, lambda activation: self._transaction(id, activation, work))
+            if durable is not None:
+                await durable
+            self._rings.pop(id, None)
+        except Exception as error:
+            failures = self._rings[id] = self._rings.get(id, 0) + 1
+            _log.error("the alarm of %s failed, ringing again: %s: %s", id, type(error).__name__, error)
+            if id in self.store:
+                self.alarms.set(id, self._clock() + self.pump.pause_s(self._prefix + id, 0, min(failures - 1, 20)))
+
+    def _left(self, id: str) -> tuple[list[tuple[Any, ...]], float | None]:
+        """Return the rows of an outbox, and the alarm."""
         with self.store.read(id) as connection:
-            return connection.execute("SELECT seq, event, data, error FROM _outbox ORDER BY seq").fetchall()
+            rows = connection.execute("SELECT seq, event, data, error FROM _outbox ORDER BY seq").fetchall()
+            return rows, connection.execute("SELECT alarm FROM _vendor").get
 
     async def _settle(self, id: str, results: dict[int, str | None]) -> None:
+        async def work(_target: DurableObject, connection: Connection) -> list[Outcome]:
+            for seq, error in results.items():
+                if error is None:
+                    connection.execute("DELETE FROM _outbox WHERE seq = ?", (seq,))
+                else:
+                    connection.execute("UPDATE _outbox SET error = ? WHERE seq = ?", (error, seq))
+            return []
+
         activation = self._activate(id)
         async with activation.lock:
-            with self.store.transaction(id) as connection:
-                for seq, error in results.items():
-                    if error is None:
-                        connection.execute("DELETE FROM _outbox WHERE seq = ?", (seq,))
-                    else:
-                        connection.execute("UPDATE _outbox SET error = ? WHERE seq = ?", (error, seq))
-
-
-def _recall(connection: Connection, key: Key) -> list[Outcome] | None:
-    """Return the outcomes of a message that was applied before, and forget keys that will not come again."""
-    row = connection.execute("SELECT answer FROM _inbox WHERE sender = ? AND seq = ?", (key.sender, _FLOOR)).fetchone()
-    floor = int(row[0]) if row else 0
-    if key.seq < floor:
-        raise ObjectError(f"event {key.seq} of {key.sender!r:.80} was settled long ago: this copy of it is dropped")
-    row = connection.execute(
-        "SELECT answer FROM _inbox WHERE sender = ? AND seq = ? AND part = ?", (key.sender, key.seq, key.part)
-    ).fetchone()
-    if row is not None:
-        return [Outcome(value, None, capability) for value, capability in json.loads(row[0])]
-    if connection.execute(
-        "DELETE FROM _inbox WHERE sender = ? AND seq BETWEEN 0 AND ? RETURNING seq", (key.sender, key.settled - 1)
-    ).fetchall():
-        connection.execute("INSERT OR REPLACE INTO _inbox VALUES(?, ?, '', ?)", (key.sender, _FLOOR, key.settled))
-    return None
-
-
-def _remember(connection: Connection, key: Key, outcomes: list[Outcome]) -> None:
-    """Record a message as applied, with its answers."""
-    try:
-        answer = json.dumps([[outcome.value, outcome.capability] for outcome in outcomes])
-    except (TypeError, ValueError) as error:
-        raise ObjectError(f"what a call within a delivery returns is kept as JSON: {error}") from error
-    connection.execute("INSERT INTO _inbox VALUES(?, ?, ?, ?)", (key.sender, key.seq, key.part, answer))
+            _, durable = await self._transaction(id, activation, work)
+        if durable is not None:
+            await durable

@@ -1,4 +1,4 @@
-"""Ledgers of the objects that may have events to deliver; see `mktsim.objects.host`."""
+"""Ledgers of the objects that may have events to deliver or an alarm to ring; see `mktsim.objects.host`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class FixedLedger:
     def __init__(self, ids: Iterable[str]) -> None:
         self._ids = list(ids)
 
-    def mark(self, id: str) -> None:
-        """Do nothing: the id is among them."""
+    def mark(self, ids: Iterable[str]) -> None:
+        """Do nothing: the ids are among them."""
 
     def clear(self, id: str) -> None:
         """Do nothing: the id stays."""
@@ -42,12 +42,13 @@ class StoreLedger:
         with store.read(id) as connection:
             self._known: set[str] = {str(row[0]) for row in connection.execute("SELECT id FROM _pending")}
 
-    def mark(self, id: str) -> None:
-        """Add an id and commit."""
-        if id not in self._known:
+    def mark(self, ids: Iterable[str]) -> None:
+        """Add ids and commit."""
+        new = set(ids) - self._known
+        if new:
             with self._store.transaction(self._id) as connection:
-                connection.execute("INSERT OR IGNORE INTO _pending VALUES(?)", (id,))
-            self._known.add(id)
+                connection.executemany("INSERT OR IGNORE INTO _pending VALUES(?)", [(id,) for id in sorted(new)])
+            self._known |= new
 
     def clear(self, id: str) -> None:
         """Remove an id and commit."""

@@ -8,10 +8,13 @@ it is the same, byte for byte, in every vendor's database.
 
 Theory of operation
 -------------------
-``_vendor`` is a table of one row that says whose database this is; a trigger on each noun's table compares an inserted
-row with it, which costs 0.4 us a row. UPDATE needs no trigger: the guard of `mktsim.objects.sql` denies an object's
-code to write that column, or any table whose name starts with an underscore. Both together cost one page of 512 bytes
-and about 1 KB of schema text per vendor.
+``_vendor`` is a table of one row that says whose database this is. The guard of `mktsim.objects.sql` keeps an object's
+code from writing another id into `vendorId`, and from writing to any table whose name starts with an underscore.
+
+``things`` is a view over all nouns: `type` (the noun's name), `id`, `vendorId`, one column for each facet, which is
+NULL where a noun has no such column, and `data`, the other columns as a JSON object. Its text is stored once per vendor
+and costs about a page for every four nouns; bytes per vendor are the price of isolation, so that declarations are
+written as short as SQLite takes them.
 """
 
 from __future__ import annotations
@@ -25,19 +28,17 @@ from mktsim.errors import InvalidArgumentError
 from mktsim.sql.schema import Schema
 from mktsim.sqlite import Error, connect, driver, quote
 
-#: What the insert trigger raises when a row carries an id that is not the owner's.
-FOREIGN_ROW: Final = "vendorId of another"
-
-#: The tables every durable object has beside its nouns: whose database it is and the last serial number given out,
-#: the events it has still to deliver (dead letters have an error), and the calls it has applied for others.
+#: The tables every durable object has beside its nouns: whose database it is, the last serial number given out and
+#: when its alarm rings; the events it has still to deliver (dead letters have an error); the calls it has applied.
 INTERNAL: Final = (
-    "CREATE TABLE _vendor(id TEXT NOT NULL, serial INTEGER NOT NULL)",
+    "CREATE TABLE _vendor(id TEXT NOT NULL, serial INTEGER NOT NULL, alarm REAL DEFAULT NULL)",
     "CREATE TABLE _outbox(seq INTEGER PRIMARY KEY, event TEXT NOT NULL, data TEXT NOT NULL, error TEXT)",
     "CREATE TABLE _inbox(sender TEXT, seq INT, part TEXT, answer TEXT, PRIMARY KEY(sender, seq, part)) WITHOUT ROWID",
 )
 
 _IDENTIFIER: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
 _TYPE: Final = re.compile(r"(TEXT|INTEGER|REAL|BLOB)\b[^;]*")
+_VIEW: Final = "things"
 _FIXED: Final = (("id", "TEXT PRIMARY KEY"), ("vendorId", "TEXT NOT NULL"))
 
 
@@ -55,33 +56,48 @@ class Noun:
         Name and declared type of every column in order, `id` and `vendorId` first.
     indexes : tuple of tuple of str
         The columns of each secondary index.
+    compact : bool
+        Whether rows live in the index of their ids, which saves a page a vendor; they are listed in order of id.
     """
 
     name: str
     table: str
     columns: tuple[tuple[str, str], ...]
     indexes: tuple[tuple[str, ...], ...] = ()
+    compact: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the columns, in order."""
         return tuple(name for name, _ in self.columns)
 
+    @property
+    def order(self) -> str:
+        """The column that things are listed by."""
+        return "id" if self.compact else "rowid"
+
+    def new_id(self, serial: int) -> str:
+        """Return the id of a thing that was given none; those of compact nouns sort by age."""
+        return f"{self.name.lower()}-{serial:09d}" if self.compact else f"{self.name.lower()}-{serial}"
+
     def ddl(self) -> tuple[str, ...]:
-        """Return the statements that make the table, its indexes and the trigger that keeps other vendors' rows out."""
+        """Return the statements that make the table and its indexes."""
         table = _written(self.table)
         columns = ", ".join(f"{_written(name)} {kind}" for name, kind in self.columns)
         return (
-            f"CREATE TABLE {table}({columns})",
+            f"CREATE TABLE {table}({columns}){' WITHOUT ROWID' if self.compact else ''}",
             *(
                 f"CREATE INDEX {_written('_'.join((self.table, *index)))} ON {table}({', '.join(map(_written, index))})"
                 for index in self.indexes
             ),
-            (
-                f"CREATE TRIGGER {_written(f'{self.table}_own')} BEFORE INSERT ON {table} WHEN NEW.vendorId IS NOT "
-                f"(SELECT id FROM _vendor) BEGIN SELECT RAISE(ABORT, '{FOREIGN_ROW}'); END"
-            ),
         )
+
+    def select(self, facets: Sequence[str]) -> str:
+        """Return this noun's part of the view `things`."""
+        shown = ",".join(_written(name) if name in self.names else "NULL" for name in facets)
+        data = ",".join(f"'{name}',{_as_json(name, kind)}" for name, kind in self.columns[2:])
+        columns = f"'{self.name}',id,vendorId,{shown + ',' if facets else ''}json_object({data})"
+        return f"SELECT {columns}FROM {_written(self.table)}"
 
 
 def noun(
@@ -89,7 +105,9 @@ def noun(
     columns: Mapping[str, str] | None = None,
     *,
     indexes: Iterable[str | Sequence[str]] = (),
+    references: Mapping[str, Noun] | None = None,
     table: str | None = None,
+    compact: bool = False,
 ) -> Noun:
     """Declare a kind of thing.
 
@@ -99,11 +117,15 @@ def noun(
         Letters, digits and underscores, a letter first.
     columns : mapping of str to str, optional
         Column name to declared type: TEXT, INTEGER, REAL or BLOB and what SQLite allows after it. `id` and `vendorId`
-        come by themselves.
+        come by themselves. What follows the type may be a default, NOT NULL or a CHECK.
     indexes : iterable of str or of sequences of str
         Columns to index. Each index costs every vendor a page, and a vendor's tables are small: none is the default.
+    references : mapping of str to Noun, optional
+        Columns that hold the id of a thing of another noun, or NULL: SQLite refuses any other value.
     table : str, optional
         The table's name; the plural of `name` in lower case when absent.
+    compact : bool
+        Keep rows in the index of their ids; see :class:`Noun`.
 
     Raises
     ------
@@ -115,18 +137,25 @@ def noun(
     >>> noun("Category", {"title": "TEXT NOT NULL", "depth": "INTEGER"}).ddl()[0]
     'CREATE TABLE categories(id TEXT PRIMARY KEY, vendorId TEXT NOT NULL, title TEXT NOT NULL, depth INTEGER)'
     """
+    kinds = {_identifier("a column", column): _type(column, kind) for column, kind in (columns or {}).items()}
+    for column, other in (references or {}).items():
+        if column not in kinds or not isinstance(other, Noun):
+            raise InvalidArgumentError(
+                f"noun {name!r:.80}: references name its own columns and nouns, not {column!r:.80}"
+            )
+        kinds[column] += f" REFERENCES {_written(other.table)}(id)"
     made = Noun(
         _identifier("a noun", name),
         _identifier("a table", _plural(name) if table is None else table),
-        _FIXED
-        + tuple((_identifier("a column", column), _type(column, kind)) for column, kind in (columns or {}).items()),
+        _FIXED + tuple(kinds.items()),
         tuple((index,) if isinstance(index, str) else tuple(index) for index in indexes),
+        bool(compact),
     )
     if made.table.lower().startswith("sqlite_"):
         raise InvalidArgumentError(f"table {made.table!r} of noun {name!r}: SQLite keeps names that start with sqlite_")
     scratch = connect()
     try:
-        for statement in (INTERNAL[0], *made.ddl()):
+        for statement in made.ddl():
             scratch.execute(statement)
         found = tuple(str(row[1]) for row in scratch.execute(f"PRAGMA table_info({quote(made.table)})"))
     except Error as error:
@@ -138,19 +167,47 @@ def noun(
     return made
 
 
-def object_schema(*nouns: Noun) -> Schema:
-    """Return the schema of an object's database: the internal tables and those of the nouns.
+def object_schema(*nouns: Noun, facets: Sequence[str] = ("category",)) -> Schema:
+    """Return the schema of an object's database: the internal tables, those of the nouns and the view `things`.
+
+    Parameters
+    ----------
+    *nouns : Noun
+    facets : sequence of str
+        Columns of nouns that are columns of `things` too, where any noun has them.
 
     Raises
     ------
     InvalidArgumentError
-        If two nouns share a name or a table.
+        If two nouns share a name or a table, or a table is called as the view is.
+
+    Examples
+    --------
+    >>> schema = object_schema(noun("Lamp", {"category": "TEXT"}), noun("Note"))
+    >>> database = schema.database()
+    >>> _ = database.execute("INSERT INTO lamps VALUES('l1', 'acme', 'desk')")
+    >>> database.execute("SELECT * FROM things WHERE type = ? AND category = ?", ("Lamp", "desk")).fetchall()
+    [('Lamp', 'l1', 'acme', 'desk', '{"category":"desk"}')]
+    >>> database.close()
     """
     for what, names in (("name", [each.name for each in nouns]), ("table", [each.table.lower() for each in nouns])):
         twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise InvalidArgumentError(f"two nouns share the {what} {', '.join(sorted(twice))}")
-    return Schema((*INTERNAL, *(statement for each in nouns for statement in each.ddl())), shard_column="vendorId")
+    if any(each.table.lower() == _VIEW for each in nouns):
+        raise InvalidArgumentError(f"a table cannot be called {_VIEW!r}: that is the view over all nouns")
+    statements = [*INTERNAL, *(statement for each in nouns for statement in each.ddl())]
+    if nouns:
+        shown = [name for name in facets if any(name in each.names[2:] for each in nouns)]
+        names = ",".join(("type", "id", "vendorId", *map(_written, shown), "data"))
+        union = " UNION ALL ".join(each.select(shown) for each in nouns)
+        statements.append(f"CREATE VIEW {_VIEW}({names})AS {union}")
+    return Schema(tuple(statements), shard_column="vendorId")
+
+
+def _as_json(name: str, kind: str) -> str:
+    """Return a column as JSON takes it: bytes in hexadecimal."""
+    return f"hex({_written(name)})" if kind.startswith("BLOB") else _written(name)
 
 
 def _identifier(what: str, text: object) -> str:

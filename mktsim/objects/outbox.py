@@ -162,20 +162,23 @@ class Pump:
     async def _deliver(self, id: str, sender: _Sender, event: Sent) -> Exception | None:
         address = self._address_of(id)
         failure: Exception | None = None
+        loop = asyncio.get_running_loop()
         for attempt in range(self._policy.max_attempts):
-            message = EventMessage(address, event.seq, event.event, event.data, sender.lowest_unsettled())
+            deadline_s = loop.time() + self._policy.timeout_s
+            message = EventMessage(address, event.seq, event.event, event.data, sender.lowest_unsettled(), deadline_s)
             try:
-                async with asyncio.timeout(self._policy.timeout_s):
+                async with asyncio.timeout_at(deadline_s):
                     await self._network.call(address, self._hub, message)
                 return None
             except Exception as error:
                 failure = error
                 self.failed_attempts += 1
             if attempt + 1 < self._policy.max_attempts:
-                await asyncio.sleep(self._pause_s(address, event.seq, attempt))
+                await asyncio.sleep(self.pause_s(address, event.seq, attempt))
         return failure
 
-    def _pause_s(self, address: str, seq: int, attempt: int) -> float:
+    def pause_s(self, address: str, seq: int, attempt: int) -> float:
+        """Return how long to wait after a failed attempt, counted from 0."""
         policy = self._policy
         factor = 0.5 + self._streams.uniform_at(address, seq, attempt)
         return float(min(policy.cap_s, policy.base_s * 2.0**attempt) * factor)
@@ -189,6 +192,6 @@ class Pump:
             except Exception as error:
                 _log.error("the outbox of %s cannot be settled, trying again: %s", id, error)
                 sender.to_write = {**batch, **sender.to_write}
-                await asyncio.sleep(self._pause_s(self._address_of(id), 0, min(failures, 20)))
+                await asyncio.sleep(self.pause_s(self._address_of(id), 0, min(failures, 20)))
                 failures += 1
         sender.writing = False

@@ -4,14 +4,18 @@ Rules
 -----
 An object's code reads and writes the rows of its own nouns and does nothing else: no ATTACH, no DDL, no transaction
 control, no PRAGMA beyond a few that only describe, no function that reaches files or code, no write to the internal
-tables, no change of `vendorId`. `query` moreover writes nothing at all.
+tables, no row that carries another's `vendorId`. `query` moreover writes nothing at all. A statement's length, the
+size of its answer and of any value in it, and the work SQLite spends on it are limited: see :class:`Limits`.
 
 Theory of operation
 -------------------
 SQLite asks the guard, its authorizer, about every action while it prepares a statement. The guard is set when a
 request begins, which makes SQLite prepare anew whatever the connection had cached, and taken off before the store
 commits. The platform's own statements run with the guard open and bypass the statement cache, so that no text that was
-judged leniently can be found there by the object's code.
+judged leniently can be found there by the object's code. What a statement would write into `vendorId` the authorizer
+does not see; SQLite's pre-update hook does, and a request in which a row bore another id is undone whatever its code
+did about the error. Work is counted in steps of SQLite's virtual machine, not in seconds, so that the same statement
+on the same rows is refused everywhere or nowhere.
 """
 
 from __future__ import annotations
@@ -19,7 +23,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 from mktsim.errors import (
     EvaluationError,
@@ -28,13 +33,24 @@ from mktsim.errors import (
     MktsimError,
     ObjectError,
     ParameterError,
+    QueryTooLargeError,
     ReadOnlyError,
     SQLSyntaxError,
     StorageError,
     UnsupportedQueryError,
 )
-from mktsim.objects.noun import FOREIGN_ROW
-from mktsim.sqlite import SQLITE_DENY, SQLITE_OK, Connection, ConstraintError, Error, FullError, Value, driver
+from mktsim.sqlite import (
+    SQLITE_DENY,
+    SQLITE_OK,
+    Connection,
+    ConstraintError,
+    Cursor,
+    Error,
+    FullError,
+    InterruptError,
+    Value,
+    driver,
+)
 
 Parameters = Sequence[Value] | Mapping[str, Value]
 
@@ -46,7 +62,31 @@ _DESCRIBING_PRAGMAS: Final = frozenset(
 _FORBIDDEN_FUNCTIONS: Final = frozenset(
     {"load_extension", "readfile", "writefile", "edit", "fts3_tokenizer", "zipfile"}
 )
-_MAX_STATEMENT_CHARACTERS: Final = 100_000
+_STEPS_A_CHECK: Final = 10_000
+_VENDOR_COLUMN: Final = 1  # of every noun's table: see mktsim.objects.noun
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one statement of an object's code may cost.
+
+    Attributes
+    ----------
+    statement_characters : int
+        Length of its text.
+    result_rows, result_bytes : int
+        Size of its answer; bytes are those of its texts and blobs.
+    value_bytes : int
+        Size of any one value that SQLite handles on the way.
+    steps : int
+        Steps of SQLite's virtual machine, counted in tens of thousands; 100 million take a second or two.
+    """
+
+    statement_characters: int = 100_000
+    result_rows: int = 100_000
+    result_bytes: int = 16_000_000
+    value_bytes: int = 4_000_000
+    steps: int = 100_000_000
 
 
 class Guard:
@@ -94,11 +134,14 @@ class Guard:
 class Sql:
     """Runs statements on the database of one object, while it serves a request."""
 
-    __slots__ = ("_connection", "_guard", "_owner")
+    __slots__ = ("_connection", "_guard", "_limits", "_owner", "_steps", "violation")
 
-    def __init__(self, owner: str) -> None:
+    def __init__(self, owner: str, limits: Limits | None = None) -> None:
         self._owner = owner
+        self._limits = limits or Limits()
         self._guard = Guard()
+        self._steps = 0
+        self.violation = ""
         self._connection: Connection | None = None
 
     def execute(self, sql: str, params: Parameters = ()) -> list[tuple[Value, ...]]:
@@ -112,6 +155,8 @@ class Sql:
             SQLite refuses it, with SQLite's own words.
         InvalidArgumentError
             A constraint of the table does not hold.
+        QueryTooLargeError
+            A limit was reached.
         """
         return self._run(sql, params)[1]
 
@@ -140,13 +185,22 @@ class Sql:
     @contextmanager
     def bound(self, connection: Connection) -> Iterator[None]:
         """Serve statements by `connection`, under guard, while the block runs."""
+        length, attached = driver.SQLITE_LIMIT_LENGTH, driver.SQLITE_LIMIT_ATTACHED
+        before = connection.limit(length, self._limits.value_bytes), connection.limit(attached, 0)
         connection.authorizer = self._guard
+        connection.set_progress_handler(self._is_spent, _STEPS_A_CHECK)
+        connection.preupdate_hook(self._written, id=self)
         self._connection = connection
+        self.violation = ""
         try:
             yield
         finally:
             self._connection = None
+            connection.preupdate_hook(None, id=self)
+            connection.set_progress_handler(None)
             connection.authorizer = None
+            connection.limit(length, before[0])
+            connection.limit(attached, before[1])
 
     def platform(self, sql: str, params: Parameters = ()) -> list[tuple[Value, ...]]:
         """Run one of the platform's own statements, unguarded."""
@@ -156,6 +210,18 @@ class Sql:
             return self._live().cursor().execute(sql, params, can_cache=False).fetchall()
         finally:
             guard.open = False
+
+    def _is_spent(self) -> bool:
+        """Answer SQLite's progress handler; true stops the statement."""
+        self._steps += _STEPS_A_CHECK
+        return self._steps > self._limits.steps and not self._guard.open
+
+    def _written(self, change: Any) -> None:
+        """Look at a row about to be written."""
+        if change.op != "DELETE" and not self._guard.open and not change.table_name.startswith("_"):
+            owner = change.new[_VENDOR_COLUMN]
+            if owner != self._owner:
+                self.violation = f"object {self._owner!r:.80} may only write rows with its own id in vendorId"
 
     def _live(self) -> Connection:
         if self._connection is None:
@@ -167,10 +233,12 @@ class Sql:
     ) -> tuple[tuple[str, ...], list[tuple[Value, ...]]]:
         if not isinstance(sql, str) or not sql.strip():
             raise InvalidArgumentError(f"a statement must be a text that is not empty, not {sql!r:.80}")
-        if len(sql) > _MAX_STATEMENT_CHARACTERS:
-            raise InvalidArgumentError(f"a statement may have {_MAX_STATEMENT_CHARACTERS} characters, not {len(sql)}")
+        longest = self._limits.statement_characters
+        if len(sql) > longest:
+            raise InvalidArgumentError(f"a statement may have {longest} characters, not {len(sql)}")
         values = checked_parameters(sql, params)
         self._guard.denied = ""
+        self._steps = 0
         cursor = self._live().cursor()
         names: tuple[str, ...] = ()
         count = 0
@@ -186,12 +254,30 @@ class Sql:
         cursor.exec_trace = trace
         try:
             # What `query` prepares must not be found by `execute` in the statement cache, nor the other way round.
-            rows: list[tuple[Value, ...]] = cursor.execute(sql, values, can_cache=not single).fetchall()
+            rows = self._fetched(cursor.execute(sql, values, can_cache=not single), sql)
+            if self.violation:
+                raise IsolationError(self.violation)
         except MktsimError:
             raise
         except (Error, TypeError, OverflowError, UnicodeError) as error:
             raise self._named(error, sql) from error
         return names, rows
+
+    def _fetched(self, cursor: Cursor, sql: str) -> list[tuple[Value, ...]]:
+        """Return the rows, or stop where they grow too many or too large."""
+        limits = self._limits
+        rows: list[tuple[Value, ...]] = []
+        size_bytes = 0
+        for row in cursor:
+            rows.append(row)
+            for value in row:
+                if isinstance(value, str | bytes):
+                    size_bytes += len(value)
+            if len(rows) > limits.result_rows or size_bytes > limits.result_bytes:
+                cursor.close(True)
+                most = f"{limits.result_rows} rows and {limits.result_bytes} bytes"
+                raise QueryTooLargeError(f"an answer may have {most}: add a LIMIT or aggregate", sql=sql)
+        return rows
 
     def _named(self, error: Exception, sql: str) -> MktsimError:
         """Return this package's error for SQLite's."""
@@ -202,9 +288,13 @@ class Sql:
         if "may not be modified" in str(error):  # SQLite's own word for its schema, before it asks the guard
             return IsolationError(f"object {self._owner!r:.80} may not do this in its database: {error}")
         if isinstance(error, ConstraintError):
-            if FOREIGN_ROW in str(error):
-                return IsolationError(f"object {self._owner!r:.80} may only write rows with its own id in vendorId")
+            if str(error).lower().endswith(".vendorid"):
+                return IsolationError(f"object {self._owner!r:.80} may only write rows with its own id: {error}")
             return InvalidArgumentError(f"the rows do not fit the table: {error}")
+        if isinstance(error, InterruptError):
+            return QueryTooLargeError(f"stopped after {self._limits.steps} steps: ask for less at a time", sql=sql)
+        if isinstance(error, driver.TooBigError):
+            return QueryTooLargeError(f"a value may have {self._limits.value_bytes} bytes: {error}", sql=sql)
         if isinstance(error, driver.BindingsError | TypeError | OverflowError | UnicodeError):
             return ParameterError(str(error), sql=sql)
         if isinstance(error, FullError | driver.IOError | driver.CantOpenError | driver.ReadOnlyError):

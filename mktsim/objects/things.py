@@ -59,7 +59,7 @@ class Things:
         if row.setdefault("vendorId", owner.id) != owner.id:
             raise InvalidArgumentError(f"vendorId of a {kind.name} is its owner's, {owner.id!r:.80}: leave it out")
         if row.get("id") is None:
-            row["id"] = f"{kind.name.lower()}-{owner.next_serial()}"
+            row["id"] = kind.new_id(owner.next_serial())
         elif self.get(kind, str(row["id"])) is not None:
             raise DuplicateError(f"a {kind.name} {row['id']!r:.80} exists already at {owner.id!r:.80}")
         if "createdAt" in kind.names and row.get("createdAt") is None:
@@ -101,7 +101,7 @@ class Things:
         return bool(self._owner.sql.execute(statement, [_text("id", id)]))
 
     def list(self, noun: Noun | str) -> _Things:
-        """Return all things of a noun in the order in which they were added."""
+        """Return all things of a noun in the order in which they were added; of a compact noun, in order of id."""
         return self.find(noun)
 
     def find(self, noun: Noun | str, **equal: Any) -> _Things:
@@ -109,7 +109,7 @@ class Things:
         kind = self._noun(noun)
         row = self._row(kind, None, equal)
         where = " AND ".join(f"{quote(name)} IS ?" for name in row)
-        statement = f"SELECT * FROM {quote(kind.table)}{' WHERE ' + where if where else ''} ORDER BY rowid"
+        statement = f"SELECT * FROM {quote(kind.table)}{' WHERE ' + where if where else ''} ORDER BY {kind.order}"
         return self._owner.sql.rows(statement, list(row.values()))
 
     def _noun(self, noun: Noun | str) -> Noun:

@@ -5,6 +5,8 @@ Rules
 It is a :class:`mktsim.network.Network`, so coordinator, objects and stubs do not know it from the real one. Handlers
 really run, SQLite included, at the instant their service ends, and take no simulated time beyond it.
 How long a call takes is drawn from (seed, host group, request, attempt, host index), never in the order of arrival.
+At one instant, calls go in the order in which they were made; answers are taken in before a connection that they free
+is used again. The vectorised engine has the same rules.
 
 Theory of operation
 -------------------
@@ -12,40 +14,51 @@ A call is one small object that travels through the SimPy queue from stage to st
 sent -> arrived at the host -> served -> back at the sender -> taken in. `call` costs a future and an object, no task
 and no process. Two queues are kept without events of their own, because first come first served has a closed form: a
 processor is free at ``max(now, free) + cost``; a host of c workers starts a call at ``max(now, earliest free worker)``,
-which is what a `simpy.Resource` of that capacity does. At one instant, answers are taken in before a connection that
-they free is used again; the vectorised engine has the same rule.
+which is what a `simpy.Resource` of that capacity does.
+
+Most calls skip the stage of arrival: where no other call is on its way to the machine, the end of the service is known
+when the call is sent, and *planned*. Should another call be sent there before the planned one arrives, the plan becomes
+an arrival after all. A stage passed over saves a fifth of a scatter's time.
 
 Worked example, fan_out 1, link 2 out and 3 back, service 4, fan_in 1 (ms), two vendors: sent at 1 and 2, arrived at 3
 and 4, served at 7 and 8, back at 10 and 11, taken in at 11 and 12.
 
+Faults, limits and pauses (`mktsim.sim.hosts`) meet a call when it is sent, when it arrives and when its answer leaves.
+A lost message is silent: the caller's future stays open, and its connection taken, until the caller gives up.
+
 What this does not do
 ---------------------
-No loss, duplication or bandwidth. A call that its caller cancels still travels, is served, and holds its connection
-until it is back. An asynchronous handler starts when its service ends, and holds no worker while it waits.
+A call that its caller cancels still travels, is served, and holds its connection until it is back. An asynchronous
+handler starts when its service ends, and holds no worker while it waits.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from heapq import heapreplace
-from typing import Any, Final
+from heapq import heappush, heapreplace
+from itertools import count
+from math import inf
+from typing import Any, Final, cast
 
-import simpy
-
-from mktsim.errors import InvalidArgumentError, SimulationError
+from mktsim.errors import InvalidArgumentError, OverloadedError, SimulationError, VendorDownError
 from mktsim.network import Directory, Handler, NetworkStats
+from mktsim.sim.conditions import Geography
+from mktsim.sim.hosts import Address, Conditions, Group, Machine
 from mktsim.sim.loop import SimLoop
-from mktsim.sim.world import HORIZON_S, TICK_S, World
+from mktsim.sim.trace import Trace
+from mktsim.sim.world import HORIZON_S, TICK_S, World, ms_to_ticks, transfer_ticks, zones_of
 from mktsim.streams import Streams
 
 _REQUEST: Final[contextvars.ContextVar[int]] = contextvars.ContextVar("mktsim_request", default=0)
 _REMEMBERED_REQUESTS: Final = 64
-_LATE: Final = simpy.events.EventPriority(2)  # After all that SimPy calls normal at the same instant.
+_NORMAL: Final = 1  # SimPy's priority of all that is not urgent.
+_LATE: Final = 2  # After all that at the same instant.
+_Stage = tuple[Callable[[Any], None], ...]
 
 
 @contextmanager
@@ -58,18 +71,72 @@ def request_number(number: int) -> Iterator[None]:
         _REQUEST.reset(token)
 
 
-class _Call:
-    """One call on its way; the SimPy event of its next hop."""
+class Tie:
+    """What two calls share of which the one that is served first cancels the other."""
 
-    __slots__ = ("answer", "back_s", "callbacks", "error", "future", "host", "message", "request", "sender", "target")
+    __slots__ = ("began_s",)
+
+    def __init__(self) -> None:
+        self.began_s: float | None = None
+
+
+class _Sender:
+    """A host as the origin of calls: its processor and its connections."""
+
+    __slots__ = ("address", "busy_until_s", "faults", "in_flight", "waiting", "zone")
+
+    def __init__(self, address: str, zone: int, faults: Any) -> None:
+        self.address = address
+        self.zone = zone
+        self.faults = faults
+        self.busy_until_s = 0.0
+        self.in_flight = 0
+        self.waiting: deque[_Call] = deque()
+
+
+class _Call:
+    """One call on its way; the SimPy event of its next hop. `answer` is its service time until it is served."""
+
+    __slots__ = (
+        "answer",
+        "arrival_s",
+        "attempt",
+        "back_s",
+        "callbacks",
+        "draws",
+        "end_s",
+        "error",
+        "future",
+        "ghost",
+        "host",
+        "machine",
+        "message",
+        "number",
+        "request",
+        "sender",
+        "target",
+        "tie",
+    )
     _ok = True  # What SimPy asks an event: it did not fail. How the call ended is in `error`.
-    callbacks: tuple[Callable[[Any], None], ...]
+    callbacks: _Stage
     answer: Any
-    error: BaseException | None
+    arrival_s: float
+    attempt: int
     back_s: float
+    draws: _Draws
+    end_s: float
+    machine: Machine
 
     def __init__(
-        self, future: asyncio.Future[Any], sender: _Sender, host: _Address, target: str, message: Any, request: int
+        self,
+        future: asyncio.Future[Any],
+        sender: _Sender,
+        host: Address,
+        target: str,
+        message: Any,
+        request: int,
+        number: float,
+        tie: Tie | None,
     ) -> None:
         self.future = future
         self.sender = sender
@@ -77,51 +144,28 @@ class _Call:
         self.target = target
         self.message = message
         self.request = request
-        self.error = None
+        self.number = number
+        self.tie = tie
+        self.error: BaseException | None = None
+        self.ghost = False  # Whether it is a duplicate, made by the network.
 
 
-class _Sender:
-    """A host as the origin of calls: its processor and its connections."""
+class _Event:
+    """A SimPy event of the network's own that carries one thing."""
 
-    __slots__ = ("busy_until_s", "in_flight", "waiting")
-
-    def __init__(self) -> None:
-        self.busy_until_s = 0.0
-        self.in_flight = 0
-        self.waiting: deque[_Call] = deque()
-
-
-class _Release:
-    """A freed connection, as a SimPy event."""
-
-    __slots__ = ("callbacks", "sender")
+    __slots__ = ("callbacks", "what")
     _ok = True
 
-    def __init__(self, sender: _Sender, callbacks: tuple[Callable[[Any], None], ...]) -> None:
-        self.sender = sender
+    def __init__(self, what: Any, callbacks: _Stage) -> None:
+        self.what = what
         self.callbacks = callbacks
-
-
-@dataclass(slots=True)
-class _Address:
-    """Where an address stands: its group and index, and when each worker of its host is free (a heap, shared)."""
-
-    group: _Group
-    index: int
-    free_s: list[float]
-
-
-@dataclass(slots=True)
-class _Group:
-    name: str
-    size: int
 
 
 @dataclass(slots=True)
 class _Draws:
     """What one request's calls to a group take, in seconds, and how often each host was called."""
 
-    hops: list[tuple[list[float], list[float], list[float]]]  # by attempt
+    hops: dict[int, tuple[list[float], list[float], list[float]]]  # by attempt and zone
     attempts: list[int]
     in_flight: int = 0
 
@@ -134,37 +178,67 @@ class SimNetwork:
     loop : SimLoop
         The clock.
     world : World
-        Durations and limits.
+        Durations, limits and faults.
     streams : Streams
         Where durations are drawn.
+    trace : Trace, optional
+        Records every step of every call.
+    sizes : callable, optional
+        ``sizes(message) -> bytes``, of requests and answers; without it they have the world's sizes.
 
     Attributes
     ----------
     stats : NetworkStats
         Calls sent and calls that ended in an exception.
+    incidents : Counter
+        How often the world interfered: ``lost``, ``refused``, ``shed``, ``duplicated``, ``cancelled``.
     """
 
-    def __init__(self, loop: SimLoop, world: World, streams: Streams) -> None:
+    def __init__(
+        self,
+        loop: SimLoop,
+        world: World,
+        streams: Streams,
+        *,
+        trace: Trace | None = None,
+        sizes: Callable[[Any], float] | None = None,
+    ) -> None:
         if not isinstance(loop, SimLoop):
             raise InvalidArgumentError(f"SimNetwork needs a SimLoop, not {loop!r:.80}; run inside sim_run()")
         if not isinstance(world, World) or not isinstance(streams, Streams):
             raise InvalidArgumentError(f"SimNetwork needs a World and Streams, not {world!r:.80} and {streams!r:.80}")
         self.stats = NetworkStats()
+        self.incidents: Counter[str] = Counter()
         self.world = world
         self._loop = loop
-        self._environment: simpy.Environment = loop.environment
-        self._streams = streams
+        self._environment = cast(Any, loop.environment)
+        self._queue: list[Any] = self._environment._queue
+        self._numbers: count[int] = (
+            self._environment._eid
+        )  # SimPy's own, so that all that is scheduled is in one order.
+        self.streams = streams
+        self._trace = trace
+        self._sizes = sizes
         self._directory = Directory()
-        self._addresses: dict[str, _Address] = {}
+        self._addresses: dict[str, Address] = {}
         self._groups: set[str] = set()
+        self._shared: list[list[Machine]] = []
         self._senders: dict[str, _Sender] = {}
         self._draws: dict[tuple[str, int], _Draws] = {}
+        self._conditions = Conditions(world, streams)
+        self._zones = len(world.geography.zones) if world.geography is not None else 1
+        self._outstanding = 0
+        self._idle: asyncio.Future[None] | None = None
         self._fan_out_s = world.fan_out_ticks * TICK_S
         self._fan_in_s = world.fan_in_ticks * TICK_S
-        self._window = world.window if world.window is not None else float("inf")
+        self._cancel_s = ms_to_ticks(world.cancel_ms) * TICK_S
+        self._window = world.window if world.window is not None else inf
         # One tuple a stage, shared by all calls: SimPy only iterates over it.
         self._on_arrived = (self._arrived,)
+        self._on_unplanned = (self._unplanned,)
+        self._on_begun = (self._begun,)
         self._on_served = (self._served,)
+        self._on_crashed = (self._crashed,)
         self._on_back = (self._back,)
         self._on_taken_in = (self._taken_in,)
         self._on_released = (self._released,)
@@ -188,7 +262,7 @@ class SimNetwork:
             In the order of their indices.
         hosts : sequence of int, optional
             Which machine each address stands on: those of one number queue for the same workers. By default each
-            address is a machine of its own.
+            address is a machine of its own, unless the world says how many machines there are.
 
         Raises
         ------
@@ -205,68 +279,246 @@ class SimNetwork:
         if group in self._groups or len(new) != len(addresses) or not new.isdisjoint(self._addresses):
             raise InvalidArgumentError(f"group {group!r:.80} is declared already, or one of its addresses is")
         self._groups.add(group)
-        shared = _Group(group, len(addresses))
-        machines: dict[int, list[float]] = {}
+        numbered = Group(group, len(addresses))
+        machines: dict[int, tuple[Machine, ...]] = {}
+        replicas, workers, faulty = self.world.replicas, self.world.workers, bool(self.world.faults)
         for index, address in enumerate(addresses):
-            machine = index if hosts is None else int(hosts[index])
-            free = machines.setdefault(machine, [])
-            if not free:
-                free.extend([0.0] * self.world.workers)
-            self._addresses[address] = _Address(shared, index, free)
+            if hosts is None and self.world.machines is not None:
+                mine = self._machine(index % self.world.machines)
+            else:
+                number = index if hosts is None else int(hosts[index])
+                known = machines.get(number)
+                if known is None:
+                    keys = [group if not r else f"{group}/replica {r}" for r in range(replicas)]
+                    known = machines[number] = tuple(Machine(workers, (key, number)) for key in keys)
+                    for machine in known:
+                        machine.shared = hosts is not None
+                mine = known
+            faults = self._conditions.faults_of(address, group, index) if faulty else ()
+            eventful = faulty or self._conditions.everywhere
+            self._addresses[address] = Address(address, numbered, index, mine, faults, eventful)
 
-    def call(self, source: str, target: str, message: Any) -> asyncio.Future[Any]:
-        """Send `message` on its way and return the future of the answer. Hot: see ``benchmarks``."""
+    def _machine(self, number: int) -> tuple[Machine, ...]:
+        while len(self._shared) <= number:
+            keys = ["machine" if not r else f"machine/replica {r}" for r in range(self.world.replicas)]
+            made = [Machine(self.world.workers, (key, len(self._shared))) for key in keys]
+            for machine in made:
+                machine.shared = True
+            self._shared.append(made)
+        return tuple(self._shared[number])
+
+    def call(self, source: str, target: str, message: Any, *, tie: Tie | None = None) -> asyncio.Future[Any]:
+        """Send `message` on its way and return the future of the answer. Hot: see ``benchmarks``.
+
+        Calls that share a `tie` are one request made twice: the first to be served cancels the other, whose future is
+        then cancelled, once it has heard of it (`World.cancel_ms`).
+        """
         self.stats.round_trips += 1
+        self._outstanding += 1
         host = self._addresses.get(target)
         if host is None:
             self.add_hosts(target, (target,))
             host = self._addresses[target]
         sender = self._senders.get(source)
         if sender is None:
-            sender = self._senders[source] = _Sender()
+            sender = self._sender(source)
         future = self._loop.create_future()
-        call = _Call(future, sender, host, target, message, _REQUEST.get())
+        call = _Call(future, sender, host, target, message, _REQUEST.get(), next(self._numbers), tie)
         if sender.in_flight >= self._window or sender.waiting:
             sender.waiting.append(call)
+            if self._trace is not None:
+                self._note("waits", call)
         else:
             self._send(call)
         return future
 
+    async def idle(self) -> None:
+        """Wait until nothing is on its way: what nobody waits for any more has come to its end as well.
+
+        A call whose message was lost ends when its caller gives it up.
+        """
+        while self._outstanding:
+            if self._idle is None:
+                self._idle = self._loop.create_future()
+            await asyncio.shield(self._idle)
+
+    # -- stages of a call ---------------------------------------------------------------------------------------------
+
+    def _sender(self, source: str) -> _Sender:
+        geography, host = self.world.geography, self._addresses.get(source)
+        zone = 0
+        if geography is not None:
+            zone = geography.home_index if host is None else self._zone(geography, host, 0)
+        faults = host.faults if host is not None else ()
+        sender = self._senders[source] = _Sender(source, zone, faults)
+        return sender
+
+    def _zone(self, geography: Geography, host: Address, attempt: int) -> int:
+        replica = attempt % self.world.replicas
+        return int(zones_of(geography, self.streams, host.group.name, host.group.size, replica)[host.index])
+
     def _send(self, call: _Call) -> None:
-        sender, now = call.sender, self._environment.now
+        sender, now, host = call.sender, self._environment._now, call.host
         sender.in_flight += 1
         departure = sender.busy_until_s
         if departure < now:
             departure = now
         sender.busy_until_s = departure = departure + self._fan_out_s
-        host = call.host
         draws = self._draws.get((host.group.name, call.request))
         if draws is None:
             draws = self._draw(host.group, call.request)
-        attempt = draws.attempts[host.index]
-        draws.attempts[host.index] = attempt + 1
+        index = host.index
+        attempt = draws.attempts[index]
+        draws.attempts[index] = attempt + 1
         draws.in_flight += 1
-        if attempt == len(draws.hops):
-            draws.hops.append(self._hops(host.group, call.request, attempt))
-        out, service, back = draws.hops[attempt]
-        # Until its arrival the call carries its service time where its answer will be.
-        call.answer = service[host.index]
-        call.back_s = back[host.index]
-        self._schedule(call, self._on_arrived, departure + out[host.index] - now)
+        hops = draws.hops.get(attempt * self._zones + sender.zone)
+        if hops is None:
+            hops = self._hops(draws, host.group, call.request, attempt, sender.zone)
+        call.draws = draws
+        call.attempt = attempt
+        machines = host.machines
+        machine = call.machine = machines[0] if len(machines) == 1 else machines[attempt % len(machines)]
+        # Until it is served the call carries its service time where its answer will be.
+        call.answer = hops[1][index]
+        call.back_s = hops[2][index]
+        out_s = hops[0][index]
+        if self._sizes is not None:
+            out_s += self._transfer_s(call, call.message)
+        if self._trace is not None:
+            self._trace.add(departure, "sent", call.number, call.request, attempt, sender.address, call.target)
+        if host.eventful or sender.faults:
+            out_s = self._conditions.way_s(sender.faults, call, back=False, departure_s=departure, way_s=out_s)
+            if out_s == inf:
+                self._lose(call)
+                return
+            later = self._conditions.duplicate_after_s(call, departure)
+            if later is not None:
+                self._duplicate(call, departure + out_s + later)
+        call.arrival_s = arrival = departure + out_s
+        planned = machine.planned
+        if planned is not None:
+            machine.planned = None
+            if planned.arrival_s <= now:
+                heapreplace(machine.free_s, planned.end_s)
+            else:
+                machine.expected += 1
+                stage = _Event(planned, self._on_unplanned)
+                heappush(self._queue, (planned.arrival_s, _NORMAL, planned.number - 0.5, stage))
+        if machine.expected or host.eventful or call.tie is not None:
+            machine.expected += 1
+            self._schedule(call, self._on_arrived, arrival)
+            return
+        machine.planned = call
+        start = machine.free_s[0]
+        call.end_s = end = (arrival if start < arrival else start) + call.answer
+        call.callbacks = self._on_served
+        heappush(self._queue, (end, _NORMAL, call.number, call))
+
+    def _unplanned(self, event: _Event) -> None:
+        """Queue a call that had been planned, now that others are on their way to its machine."""
+        call = event.what
+        call.machine.expected -= 1
+        call.end_s = self._queued(call)
+
+    def _queued(self, call: _Call) -> float:
+        now, free = self._environment._now, call.machine.free_s
+        start = free[0]
+        end: float = (now if start < now else start) + call.answer
+        heapreplace(free, end)
+        return end
 
     def _arrived(self, call: _Call) -> None:
-        now, free = self._environment.now, call.host.free_s
-        start = free[0]
-        if start < now:
-            start = now
-        end = start + call.answer
-        heapreplace(free, end)
-        if end > now:
-            self._schedule(call, self._on_served, end - now)
+        now, machine = self._environment._now, call.machine
+        machine.expected -= 1
+        if self._trace is not None:
+            self._note("arrived", call)
+        if call.host.eventful:
+            if not self._admit(call):
+                return
+        else:
+            call.end_s = self._queued(call)
+        if call.tie is not None:
+            backlog = self.world.backlog(
+                self.streams, call.host.group.name, call.request, call.host.index + 1, attempt=call.attempt
+            )
+            begin = call.end_s - call.answer + int(backlog[-1]) * TICK_S
+            self._schedule(call, self._on_begun, begin)
+        elif call.end_s > now:
+            self._schedule(call, self._on_served, call.end_s)
         else:
             self._served(call)
 
+    def _admit(self, call: _Call) -> bool:
+        """Queue a call under conditions; return False where its end is another than to be served."""
+        now, machine, conditions = self._environment._now, call.machine, self._conditions
+        crash = conditions.crash_between(call.host, now, now)
+        if crash is not None:
+            self._refuse(call, crash.silent, now, f"{call.target!r} is down")
+            return False
+        reason = conditions.overloaded(machine, now)
+        if reason is not None:
+            self.incidents["shed"] += 1
+            call.error = OverloadedError(f"{call.target!r} sheds: {reason}; back off and retry", vendor_id=call.target)
+            if self._trace is not None:
+                self._note("shed", call)
+            self._answer(call)
+            return False
+        call.end_s = conditions.serve(call, machine, now)
+        machine.load += 1
+        crash = conditions.crash_between(call.host, now, call.end_s)
+        if crash is not None:
+            self._schedule(call, self._on_crashed, ms_to_ticks(crash.start_ms) * TICK_S)
+            return False
+        return True
+
+    def _crashed(self, call: _Call) -> None:
+        now = self._environment._now
+        call.machine.load -= 1
+        crash = self._conditions.crash_between(call.host, now, now)
+        self._refuse(call, crash is not None and crash.silent, now, f"{call.target!r} went down during the call")
+
+    def _refuse(self, call: _Call, silent: bool, now: float, why: str) -> None:
+        if silent:
+            self._lose(call)
+            return
+        self.incidents["refused"] += 1
+        call.error = VendorDownError(f"{why} at {now:g} s", vendor_id=call.target)
+        if self._trace is not None:
+            self._note("refused", call)
+        self._answer(call)
+
+    def _begun(self, call: _Call) -> None:
+        """Begin a tied call's own service, unless its twin did and it has heard of that."""
+        now, tie = self._environment._now, call.tie
+        assert tie is not None
+        if tie.began_s is None:
+            tie.began_s = now
+        elif now >= tie.began_s + self._cancel_s:
+            self.incidents["cancelled"] += 1
+            if self._trace is not None:
+                self._note("cancelled", call)
+            if call.host.eventful:
+                call.machine.load -= 1
+            free = call.machine.free_s
+            if free[0] == call.end_s:
+                heapreplace(free, now)  # The worker is free now; those who queue behind keep their times.
+            call.error = asyncio.CancelledError()
+            self._finish(call)
+            return
+        self._schedule(call, self._on_served, call.end_s)
+
     def _served(self, call: _Call) -> None:
+        now, machine = self._environment._now, call.machine
+        if machine.planned is call:
+            machine.planned = None
+            heapreplace(machine.free_s, call.end_s)
+        elif call.end_s > now:  # It was planned, and others came before it.
+            self._schedule(call, self._on_served, call.end_s)
+            return
+        if call.host.eventful:
+            machine.load -= 1
+        if self._trace is not None:
+            self._note("served", call)
         token = _REQUEST.set(call.request)
         try:
             answer = self._directory.find(call.target)(call.target, call.message)
@@ -281,7 +533,7 @@ class SimNetwork:
             call.answer = answer
         finally:
             _REQUEST.reset(token)
-        self._schedule(call, self._on_back, call.back_s)
+        self._answer(call)
 
     def _handled(self, call: _Call, answer: asyncio.Future[Any]) -> None:
         if answer.cancelled():
@@ -290,56 +542,142 @@ class SimNetwork:
             call.error = answer.exception()
             if call.error is None:
                 call.answer = answer.result()
-        self._schedule(call, self._on_back, call.back_s)
+        if call.host.eventful:
+            now = self._environment._now
+            crash = self._conditions.crash_between(call.host, call.end_s, now)
+            if crash is not None:
+                self._refuse(call, crash.silent, now, f"{call.target!r} went down during the call")
+                return
+        self._answer(call)
+
+    def _answer(self, call: _Call) -> None:
+        """Send the answer, or the refusal, on its way back."""
+        now, back_s = self._environment._now, call.back_s
+        if self._sizes is not None and call.error is None:
+            back_s += self._transfer_s(call, call.answer)
+        if call.host.eventful or call.sender.faults:
+            back_s = self._conditions.way_s(call.sender.faults, call, back=True, departure_s=now, way_s=back_s)
+            if back_s == inf:
+                self._lose(call)
+                return
+        call.callbacks = self._on_back
+        heappush(self._queue, (now + back_s, _NORMAL, call.number, call))
 
     def _back(self, call: _Call) -> None:
-        sender, now = call.sender, self._environment.now
+        sender, now = call.sender, self._environment._now
         end = sender.busy_until_s
         if end < now:
             end = now
         sender.busy_until_s = end = end + self._fan_in_s
+        if self._trace is not None:
+            self._note("back", call)
         if end > now:
-            self._schedule(call, self._on_taken_in, end - now)
+            call.callbacks = self._on_taken_in
+            heappush(self._queue, (end, _NORMAL, call.number, call))
         else:
             self._taken_in(call)
 
     def _taken_in(self, call: _Call) -> None:
-        sender = call.sender
-        sender.in_flight -= 1
-        if sender.waiting:
-            self._environment.schedule(_Release(sender, self._on_released), _LATE)  # type: ignore[arg-type]
-        self._draws[call.host.group.name, call.request].in_flight -= 1
+        if self._trace is not None:
+            self._note("taken in" if call.error is None else "failed", call)
+        self._finish(call)
+
+    def _finish(self, call: _Call) -> None:
+        """End a call: free its connection, settle its future unless it is settled."""
+        self._outstanding -= 1
+        call.draws.in_flight -= 1
+        if not call.ghost:
+            sender = call.sender
+            sender.in_flight -= 1
+            if sender.waiting:
+                released = _Event(sender, self._on_released)
+                heappush(self._queue, (self._environment._now, _LATE, next(self._numbers), released))
         future, error = call.future, call.error
-        if error is not None:
+        if isinstance(error, asyncio.CancelledError):
+            future.cancel()
+        elif error is not None:
             self.stats.failures += 1
             if not future.done():
-                if isinstance(error, asyncio.CancelledError):
-                    future.cancel()
-                else:
-                    future.set_exception(error)
+                future.set_exception(error)
         elif not future.done():
             future.set_result(call.answer)
+        if not self._outstanding and self._idle is not None:
+            self._idle.set_result(None)
+            self._idle = None
 
-    def _released(self, release: _Release) -> None:
-        waiting = release.sender.waiting
-        while waiting and release.sender.in_flight < self._window:
+    def _released(self, event: _Event) -> None:
+        sender = event.what
+        waiting = sender.waiting
+        while waiting and sender.in_flight < self._window:
             call = waiting.popleft()
-            if not call.future.done():  # A call that was given up before it was sent is never sent.
+            if call.future.done():  # A call that was given up before it was sent is never sent.
+                self._outstanding -= 1
+            else:
                 self._send(call)
 
-    def _schedule(self, call: _Call, callbacks: tuple[Callable[[Any], None], ...], delay_s: float) -> None:
+    def _schedule(self, call: _Call, callbacks: _Stage, when_s: float) -> None:
         call.callbacks = callbacks
-        self._environment.schedule(call, delay=delay_s)  # type: ignore[arg-type]
+        heappush(self._queue, (when_s, _NORMAL, call.number, call))
 
-    def _hops(self, group: _Group, request: int, attempt: int) -> tuple[list[float], list[float], list[float]]:
-        out, service, back = (
-            (ticks * TICK_S).tolist()
-            for ticks in self.world.hops(self._streams, group.name, request, group.size, attempt=attempt)
+    # -- what is not every call's -------------------------------------------------------------------------------------
+
+    def _lose(self, call: _Call) -> None:
+        """Lose a message: the call stays open until its caller gives it up."""
+        self.incidents["lost"] += 1
+        if self._trace is not None:
+            self._note("lost", call)
+        if call.ghost:
+            self._outstanding -= 1
+            call.draws.in_flight -= 1
+            return
+        call.error = asyncio.CancelledError()
+        call.future.add_done_callback(lambda _: self._finish(call))
+
+    def _duplicate(self, call: _Call, arrival_s: float) -> None:
+        self.incidents["duplicated"] += 1
+        ghost = _Call(
+            call.future, call.sender, call.host, call.target, call.message, call.request, call.number + 0.25, None
         )
-        return out, service, back
+        ghost.ghost = True
+        ghost.attempt, ghost.machine, ghost.draws = call.attempt, call.machine, call.draws
+        ghost.answer, ghost.back_s, ghost.arrival_s = call.answer, call.back_s, arrival_s
+        self._outstanding += 1
+        call.draws.in_flight += 1
+        call.machine.expected += 1
+        if self._trace is not None:
+            self._note("duplicated", ghost)
+        self._schedule(ghost, self._on_arrived, arrival_s)
 
-    def _draw(self, group: _Group, request: int) -> _Draws:
-        if self._environment.now > HORIZON_S:
+    def _note(self, what: str, call: _Call) -> None:
+        assert self._trace is not None
+        attempt = getattr(call, "attempt", 0)
+        self._trace.add(
+            self._environment._now, what, call.number, call.request, attempt, call.sender.address, call.target
+        )
+
+    def _transfer_s(self, call: _Call, message: Any) -> float:
+        assert self._sizes is not None
+        mbps, geography = self.world.bandwidth_mbps, self.world.geography
+        if geography is not None:
+            there = self._zone(geography, call.host, call.attempt)
+            mbps = geography.route(call.sender.zone, there).bandwidth_mbps
+        return transfer_ticks(self._sizes(message), mbps) * TICK_S
+
+    def _hops(
+        self, draws: _Draws, group: Group, request: int, attempt: int, zone: int
+    ) -> tuple[list[float], list[float], list[float]]:
+        options: dict[str, Any] = {"attempt": attempt}
+        if self.world.geography is not None:
+            options["sources"] = zone
+        if self._sizes is not None:
+            options["transfer"] = False
+        drawn = self.world.hops(self.streams, group.name, request, group.size, **options)
+        out, service, back = ((ticks * TICK_S).tolist() for ticks in drawn)
+        hops = draws.hops[attempt * self._zones + zone] = (out, service, back)
+        return hops
+
+    def _draw(self, group: Group, request: int) -> _Draws:
+        if self._environment._now > HORIZON_S:
             raise SimulationError(f"simulated time passed {HORIZON_S:g} s, beyond which its arithmetic is not exact")
         if len(self._draws) >= _REMEMBERED_REQUESTS:
             # What is in flight is still needed; an idle request could be drawn again, were it not for its attempts.
@@ -347,5 +685,5 @@ class SimNetwork:
                 if len(self._draws) < _REMEMBERED_REQUESTS:
                     break
                 del self._draws[key]
-        draws = self._draws[group.name, request] = _Draws([], [0] * group.size)
+        draws = self._draws[group.name, request] = _Draws({}, [0] * group.size)
         return draws

@@ -2,8 +2,8 @@
 
 Rules
 -----
-A world is plain frozen data. A preset is a world whose every value says where it comes from and from when: a TOML
-file in ``data/presets``; one value without source or date, and the file is refused.
+A world is plain frozen data, and round-trips through TOML. A preset is a world whose every value says where it comes
+from and from when: a TOML file in ``data/presets``; one value without source or date, and the file is refused.
 
 Theory of operation
 -------------------
@@ -12,7 +12,9 @@ queue of the target's host (`workers` at a time, first come first served) for `s
 sender's processor again (`fan_in_ms`). A sender keeps at most `window` calls in flight; a connection is free again when
 its answer has been taken in. `base` is what a request costs before its scatter, once: the client's way in and out.
 All links and services of one request are stretched by its `pace`: what slows them together, such as a busy network,
-which independent draws average away.
+which independent draws average away. A geography puts hosts into zones and replaces the two links by the ways between
+them; size over bandwidth comes on top of a link; the backlog of others and a cold start come before the service.
+Request limits, pauses and faults are the network's (`mktsim.sim.network`): they depend on the instant of arrival.
 
 **Ticks.** Every duration is rounded to a whole number of ticks of 2**-30 s (0.93 ns). Sums and differences of ticks are
 exact in float64 below 2**23 s (97 days), whatever their order; that, and draws keyed by what they are for, is why an
@@ -20,17 +22,17 @@ event simulation and an array computation of one request can agree to the last b
 
 What this does not do
 ---------------------
-Every vendor has the same distributions; zones, faults, cold starts and bandwidth are not here.
+Hosts differ by their zone, their machine and the faults that hit them; otherwise they have the same distributions.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import math
 import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -38,6 +40,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mktsim.errors import InvalidArgumentError, SimulationError
+from mktsim.sim import plain
+from mktsim.sim.conditions import READERS, Background, ColdStart, Geography, Hiccups, RequestLimit
+from mktsim.sim.faults import Fault, fault_from_dict
 from mktsim.sim.latency import Constant, Latency, latency_from_dict
 from mktsim.streams import Streams
 
@@ -93,11 +98,44 @@ class World:
         The sender's own work for each message it sends, and for each it takes in; one after another.
     window : int or None
         Calls in flight from one sender at most; None means no cap.
+    replicas : int
+        Machines that can each answer for a host. The a-th call that one request makes to an address goes to replica
+        a modulo `replicas`, so a hedge finds another machine where there is one.
+    machines : int or None
+        Over so many machines all hosts are spread in turn, inner nodes included; None gives each host its own.
+    geography : Geography or None
+        Zones, and the ways between them instead of `link_out` and `link_back`.
+    bandwidth_mbps : float or None
+        Megabits a second of each link, where no geography says it.
+    request_bytes, answer_bytes : float
+        Sizes of messages where they are not measured.
+    cold_start : ColdStart or None
+        Hosts that must first be woken.
+    hiccups : Hiccups or None
+        Pauses of the hosts.
+    background : Background or None
+        What others keep the hosts busy with.
+    limit : RequestLimit or None
+        What a host takes on before it sheds.
+    cancel_ms : float
+        Between the replicas of a tied request: from the start of one until the other knows.
+    faults : sequence of Fault
+        The schedule of failures.
 
     Raises
     ------
     InvalidArgumentError
         If a value is not of its kind, negative or not a number.
+
+    Examples
+    --------
+    >>> world = World(service=Constant(2), window=6, background=Background(0.3, 1.5))
+    >>> print(world.to_toml(), end="")
+    service = { kind = "constant", ms = 2.0 }
+    window = 6
+    background = { utilisation = 0.3, service_ms = 1.5 }
+    >>> World.from_toml(world.to_toml()) == world
+    True
     """
 
     base: Latency = _ZERO
@@ -110,53 +148,140 @@ class World:
     fan_out_ms: float = 0.0
     fan_in_ms: float = 0.0
     window: int | None = None
+    replicas: int = 1
+    machines: int | None = None
+    geography: Geography | None = None
+    bandwidth_mbps: float | None = None
+    request_bytes: float = 0.0
+    answer_bytes: float = 0.0
+    cold_start: ColdStart | None = None
+    hiccups: Hiccups | None = None
+    background: Background | None = None
+    limit: RequestLimit | None = None
+    cancel_ms: float = 0.0
+    faults: tuple[Fault, ...] = ()
 
     def __post_init__(self) -> None:
         for name in _LATENCIES:
-            if not isinstance(getattr(self, name), Latency):
-                raise InvalidArgumentError(f"World.{name} must be a Latency, not {getattr(self, name)!r:.80}")
-        for name in ("fan_out_ms", "fan_in_ms"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:
-                raise InvalidArgumentError(f"World.{name} must be a finite number of at least 0, not {value!r:.80}")
-        for name in ("workers", "window"):
-            value = getattr(self, name)
-            if value is None and name == "window":
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InvalidArgumentError(f"World.{name} must be a whole number of at least 1, not {value!r:.80}")
+            plain.latency(self, name)
+        for name in ("fan_out_ms", "fan_in_ms", "request_bytes", "answer_bytes", "cancel_ms"):
+            plain.number(self, name)
+        for name in ("workers", "replicas"):
+            plain.whole(self, name)
+        for name in ("window", "machines"):
+            plain.whole(self, name, optional=True)
+        if self.bandwidth_mbps is not None:
+            plain.number(self, "bandwidth_mbps", above=0.0)
+        for name, kind in _CONDITIONS.items():
+            if not isinstance(getattr(self, name), kind | None):
+                raise InvalidArgumentError(
+                    f"World.{name} must be a {kind.__name__} or None, not {getattr(self, name)!r:.80}"
+                )
+        if not isinstance(self.faults, list | tuple) or not all(isinstance(fault, Fault) for fault in self.faults):
+            raise InvalidArgumentError(f"World.faults must be a sequence of faults, not {self.faults!r:.80}")
+        object.__setattr__(self, "faults", tuple(self.faults))
 
     @property
     def fan_out_ticks(self) -> int:
         """`fan_out_ms` in ticks."""
-        return int(to_ticks(np.array([self.fan_out_ms]))[0])
+        return ms_to_ticks(self.fan_out_ms)
 
     @property
     def fan_in_ticks(self) -> int:
         """`fan_in_ms` in ticks."""
-        return int(to_ticks(np.array([self.fan_in_ms]))[0])
+        return ms_to_ticks(self.fan_in_ms)
 
     def replace(self, **changes: Any) -> World:
         """Return a copy with some values changed."""
         return replace(self, **changes)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data: what differs from the defaults."""
+        return dict(plain.to_plain(self))
+
+    @classmethod
+    def from_dict(cls, data: Any) -> World:
+        """Read plain data; the inverse of :meth:`to_dict`.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If a name is unknown or a value out of range.
+        """
+        return plain.from_plain(cls, data, _READERS)
+
+    def to_toml(self) -> str:
+        """Return the world as TOML text; :meth:`from_toml` reads it back."""
+        return "".join(f"{name} = {plain.to_toml(value)}\n" for name, value in self.to_dict().items())
+
+    @classmethod
+    def from_toml(cls, text: str) -> World:
+        """Read a world from TOML text; errors are those of :meth:`from_dict`."""
+        try:
+            return cls.from_dict(tomllib.loads(text))
+        except tomllib.TOMLDecodeError as error:
+            raise InvalidArgumentError(f"a world cannot be read: {error}") from error
+
     def hops(
-        self, streams: Streams, group: str, request: int, n: int, *, attempt: int = 0
+        self,
+        streams: Streams,
+        group: str,
+        request: int,
+        n: int,
+        *,
+        attempt: int = 0,
+        sources: int | NDArray[np.intp] | None = None,
+        transfer: bool = True,
     ) -> tuple[Ticks, Ticks, Ticks]:
         """Draw what one call to each of the `n` hosts of a group takes: link out, service, link back.
 
         Both engines draw here and nowhere else. Host i's durations depend on the seed, the group's name, the request,
-        the attempt and i alone.
+        the attempt and i alone; its links on the zone from which it is called as well (`sources`, of all calls or one
+        for each; home when absent). The service includes the backlog of others and a cold start. Without `transfer`
+        the links leave out what a message's size takes.
         """
         service = self.service if group == LEAF else self.aggregator_service
         # Drawn as an array, like all else, and the same for every group and attempt of the request.
         pace = float(self.pace.sample(streams.uniform("pace", request, 1))[0])
         prefix = f"{group}/" if attempt == 0 else f"{group}/attempt {attempt}/"
-        return (
-            _draw(self.link_out, streams, prefix + "link_out", request, n, pace),
-            _draw(service, streams, prefix + "service", request, n, pace),
-            _draw(self.link_back, streams, prefix + "link_back", request, n, pace),
-        )
+        busy = _draw(service, streams, prefix + "service", request, n, pace)
+        if self.cold_start is not None and self.cold_start.share:
+            cold = streams.uniform(prefix + "is_cold", request, n) < self.cold_start.share
+            busy += np.where(cold, self.cold_ticks(streams, group, request, n, attempt), 0)
+        if self.background is not None:
+            busy += self.backlog(streams, group, request, n, attempt=attempt)
+        links = []
+        for name, latency, size in (("out", self.link_out, "request"), ("back", self.link_back, "answer")):
+            stream, bytes_ = f"{prefix}link_{name}", getattr(self, f"{size}_bytes") if transfer else 0.0
+            if self.geography is None:
+                link = _draw(latency, streams, stream, request, n, pace)
+                link += transfer_ticks(bytes_, self.bandwidth_mbps)
+            else:
+                link = np.empty(n, np.int64)
+                zones = zones_of(self.geography, streams, group, n, attempt % self.replicas)
+                origins = np.broadcast_to(self.geography.home_index if sources is None else sources, n)
+                for a in np.unique(origins).tolist():
+                    for b in range(len(self.geography.zones)):
+                        here = (origins == a) & (zones == b)
+                        if here.any():
+                            # All are drawn and some taken: element i of a draw does not depend on its neighbours.
+                            route = self.geography.route(a, b)
+                            drawn = _draw(route.latency, streams, stream, request, n, pace)
+                            link[here] = drawn[here] + transfer_ticks(bytes_, route.bandwidth_mbps)
+            links.append(link)
+        return links[0], busy, links[1]
+
+    def backlog(self, streams: Streams, group: str, request: int, n: int, *, attempt: int = 0) -> Ticks:
+        """Draw the work of others that each call finds before it; it is part of the service of :meth:`hops`."""
+        if self.background is None:
+            return np.zeros(n, np.int64)
+        prefix = f"{group}/" if attempt == 0 else f"{group}/attempt {attempt}/"
+        return to_ticks(self.background.sample(streams.uniform(prefix + "background", request, n)))
+
+    def cold_ticks(self, streams: Streams, group: str, request: int, n: int, attempt: int) -> Ticks:
+        """Draw what a cold start of each host would take."""
+        assert self.cold_start is not None
+        return _draw(self.cold_start.latency, streams, f"{group}/attempt {attempt}/cold", request, n)
 
     def base_ticks(self, streams: Streams, request: int) -> int:
         """Draw the request's `base`."""
@@ -166,6 +291,36 @@ class World:
 #: The group of vendors; inner nodes of a tree are in groups "aggregator/1" (the lowest), "aggregator/2", ...
 LEAF: Final = "leaf"
 _LATENCIES: Final = ("base", "pace", "link_out", "link_back", "service", "aggregator_service")
+_CONDITIONS: Final = {
+    "geography": Geography,
+    "cold_start": ColdStart,
+    "hiccups": Hiccups,
+    "background": Background,
+    "limit": RequestLimit,
+}
+_READERS: Final[Mapping[str, Any]] = {
+    **dict.fromkeys(_LATENCIES, latency_from_dict),
+    **READERS,
+    "faults": plain.list_of(fault_from_dict),
+}
+
+
+def ms_to_ticks(ms: float) -> int:
+    """Round one duration in ms to whole ticks; see :func:`to_ticks`."""
+    return int(to_ticks(np.array([ms]))[0])
+
+
+def transfer_ticks(size_bytes: float, bandwidth_mbps: float | None) -> int:
+    """Return what a message of that size takes on a link of that many megabits a second, beyond its latency."""
+    return 0 if bandwidth_mbps is None or not size_bytes else ms_to_ticks(size_bytes * 0.008 / bandwidth_mbps)
+
+
+@lru_cache(maxsize=32)
+def zones_of(geography: Geography, streams: Streams, group: str, n: int, replica: int = 0) -> NDArray[np.intp]:
+    """Return the zone of each of the `n` hosts of a group, or of one of their replicas; not to be written to."""
+    zones = geography.place(streams, group if replica == 0 else f"{group}/replica {replica}", n)
+    zones.flags.writeable = False
+    return zones
 
 
 def _draw(latency: Latency, streams: Streams, stream: str, request: int, n: int, pace: float = 1.0) -> Ticks:
@@ -199,11 +354,14 @@ def tree_levels(leaves: int, width: int | None) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a value comes from: who says so, from when, and whether it was published, measured or assumed."""
+    """Where a value comes from: who says so, from when, and its kind.
+
+    A fitted value is neither published nor measured: it makes the model agree with what was, on the date given.
+    """
 
     text: str
     date: str
-    kind: Literal["published", "measured", "assumed"]
+    kind: Literal["published", "measured", "fitted", "assumed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,8 +446,8 @@ def _preset(name: str, data: dict[str, Any]) -> Preset:
         text, when, kind = entry["source"], str(entry["date"]), entry["kind"]
         if not isinstance(text, str) or not text.strip() or not re.fullmatch(r"\d{4}(-\d\d(-\d\d)?)?", when):
             raise InvalidArgumentError(f"{key} needs a source and a date like 2026-11-22, not {text!r:.80}, {when!r}")
-        if kind not in ("published", "measured", "assumed"):
-            raise InvalidArgumentError(f"{key} must be published, measured or assumed, not {kind!r:.80}")
-        values[key] = latency_from_dict(entry["value"]) if key in _LATENCIES else entry["value"]
+        if kind not in ("published", "measured", "fitted", "assumed"):
+            raise InvalidArgumentError(f"{key} must be published, measured, fitted or assumed, not {kind!r:.80}")
+        values[key] = entry["value"]
         sources[key] = Source(text, when, kind)
-    return Preset(name, date.isoformat(), description, World(**values), sources)
+    return Preset(name, date.isoformat(), description, World.from_dict(values), sources)

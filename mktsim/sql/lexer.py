@@ -33,6 +33,66 @@ def tokens(sql: str) -> Iterator[tuple[str, str]]:
         yield str(match.lastgroup), match.group()
 
 
+#: Stands for unary plus, which sqlglot would drop: in SQLite it hides a column's affinity and its indexes.
+PLUS = "mktsim_plus"
+
+_OPERAND_ENDS = {"string", "quoted", "number", "parameter", "word"}
+_WORDS_BEFORE_OPERAND = {
+    "SELECT", "DISTINCT", "ALL", "WHERE", "AND", "OR", "NOT", "ON", "BY", "HAVING", "LIMIT", "OFFSET", "IN", "IS",
+    "LIKE", "GLOB", "BETWEEN", "WHEN", "THEN", "ELSE", "CASE", "ESCAPE", "RETURNING", "MATCH", "REGEXP", "FROM",
+}  # fmt: skip
+
+
+def keep_unary_plus(sql: str) -> str:
+    """Write unary plus before a simple operand as a call of :data:`PLUS`; leave it where the operand is not simple.
+
+    Examples
+    --------
+    >>> keep_unary_plus("SELECT a + +b FROM t ORDER BY +lower(t.c), +(d)")
+    'SELECT a + mktsim_plus(b) FROM t ORDER BY mktsim_plus(lower(t.c)), mktsim_plus((d))'
+    """
+    parts = list(tokens(sql))
+    after_operand = False
+    place = 0
+    while place < len(parts):
+        kind, text = parts[place]
+        if text == "+" and not after_operand:
+            end = _operand_end(parts, place + 1)
+            if end is not None:
+                parts[place] = ("other", f"{PLUS}(")
+                parts.insert(end, ("other", ")"))
+        elif kind != "space":
+            ends = kind in _OPERAND_ENDS and text.upper() not in _WORDS_BEFORE_OPERAND
+            after_operand = ends or text == ")"
+        if text == "+":
+            after_operand = False
+        place += 1
+    return "".join(text for _, text in parts)
+
+
+def _operand_end(parts: list[tuple[str, str]], place: int) -> int | None:
+    """Return where a name, literal, call or parenthesis that starts at `place` ends; None for anything else."""
+    while place < len(parts) and parts[place][0] == "space":
+        place += 1
+    if place >= len(parts) or (parts[place][0] not in _OPERAND_ENDS and parts[place][1] != "("):
+        return None
+    if parts[place][1].upper() in _WORDS_BEFORE_OPERAND:
+        return None
+    if parts[place][1] != "(":
+        place += 1
+        while place + 1 < len(parts) and parts[place][1] == ".":
+            place += 2
+    if place < len(parts) and parts[place][1] == "(":
+        depth = 0
+        while place < len(parts):
+            depth += {"(": 1, ")": -1}.get(parts[place][1], 0)
+            place += 1
+            if not depth:
+                return place
+        return None
+    return place
+
+
 @dataclass(frozen=True, slots=True)
 class Statement:
     """One statement, read once.

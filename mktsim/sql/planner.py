@@ -23,8 +23,9 @@ from mktsim.sql.catalog import Catalog, Facts, Table, affinity
 from mktsim.sql.lexer import PREFIX, Statement
 from mktsim.sql.plan import Plan, ScatterStatement
 from mktsim.sql.schema import Schema
-from mktsim.sql.syntax import Node, Select, Undecided, parse, single_select, text, unwrap
+from mktsim.sql.syntax import Node, Select, Undecided, conjuncts, equated, is_value, parse, single_select, text, unwrap
 from mktsim.sql.twophase import decompose
+from mktsim.sql.whole import push_whole
 from mktsim.sqlite import Error, Value, quote, rows
 
 _STATE_FUNCTIONS = {"changes", "total_changes", "last_insert_rowid", "load_extension", "fts3_tokenizer"}
@@ -115,10 +116,12 @@ class Planner:
             reason, source_for_push = "random() or the clock is evaluated once, at the coordinator", None
         else:
             source_for_push = source
-            try:
-                plan = decompose(statement, facts, single_select(tree, catalog), catalog)
-            except Undecided as undecided:
-                reason = str(undecided)
+            for attempt in (self._whole, self._decomposed):
+                try:
+                    plan = attempt(statement, facts, tree)
+                    break
+                except Undecided as undecided:
+                    reason = str(undecided)
         if plan is not None and plan.needs_functions and not self._functions:
             plan, reason = None, "a vendor's database does not know mktsim_sum(): see mktsim.sql.register"
         if plan is None:
@@ -126,6 +129,14 @@ class Planner:
         if source is not None and not _is_volatile(statement, facts):
             plan = replace(plan, single_table=True, shard_values=self._shard_values(source))
         return plan
+
+    def _whole(self, statement: Statement, facts: Facts, tree: Node) -> Plan:
+        if self.schema.shard_column is None:
+            raise Undecided("no column is known to hold the vendor's id")
+        return push_whole(statement, facts, single_select(tree, self.catalog, windows=True), self.catalog)
+
+    def _decomposed(self, statement: Statement, facts: Facts, tree: Node) -> Plan:
+        return decompose(statement, facts, single_select(tree, self.catalog), self.catalog)
 
     def _refuse(self, statement: Statement, facts: Facts) -> None:
         if ("INDEXED", "BY") in pairwise(statement.words):
@@ -220,22 +231,17 @@ class Planner:
         declared = source.table.column(column)
         if declared is None or declared.collation.upper() != "BINARY" or affinity(declared.type) != "TEXT":
             return None
-        terms = [where.this]
-        while terms:
-            term = unwrap(terms.pop())
-            if isinstance(term, exp.And):
-                terms += [term.left, term.right]
-            elif isinstance(term, exp.EQ):
-                for this, other in ((term.left, term.right), (term.right, term.left)):
-                    if source.column(this) is declared and _is_value(other):
-                        return (text(other),)
-            elif (
-                isinstance(term, exp.In)
-                and source.column(term.this) is declared
-                and term.expressions
-                and all(_is_value(value) for value in term.expressions)
+        for condition in conjuncts(where.this):
+            pair = equated(source, condition)
+            if pair is not None and pair[0] is declared:
+                return (text(pair[1]),)
+            if (
+                isinstance(condition, exp.In)
+                and source.column(unwrap(condition.this)) is declared
+                and condition.expressions
+                and all(map(is_value, condition.expressions))
             ):
-                return tuple(text(value) for value in term.expressions)
+                return tuple(map(text, condition.expressions))
         return None
 
     def shard_keys(self, plan: Plan, values: tuple[Value, ...]) -> frozenset[str] | None:
@@ -259,11 +265,6 @@ def _is_volatile(statement: Statement, facts: Facts) -> bool:
         return False
     normal = statement.normal
     return bool(statement.parameters or "now" in normal.lower() or _NO_ARGUMENT.search(normal))
-
-
-def _is_value(node: Node) -> bool:
-    node = unwrap(node)
-    return isinstance(node, exp.Literal | exp.Null) or (isinstance(node, exp.Placeholder) and bool(node.this))
 
 
 def _only_table(tree: Node, catalog: Catalog) -> Select | None:

@@ -20,7 +20,7 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from mktsim.sql.catalog import Catalog, Column, Table
-from mktsim.sql.lexer import PREFIX, Statement
+from mktsim.sql.lexer import PLUS, PREFIX, Statement, keep_unary_plus
 from mktsim.sqlite import Error, quote
 
 Node = exp.Expr
@@ -28,20 +28,39 @@ Node = exp.Expr
 
 def text(node: Node) -> str:
     """Return a node as SQLite text."""
-    return node.sql(dialect="sqlite")
+    # Only unary plus is ever called by this name; +(x) is +x.
+    return node.sql(dialect="sqlite").replace(f"{PLUS.upper()}(", "+(")
 
 
 def parse(statement: Statement, catalog: Catalog) -> Node | str:
     """Return the statement's tree, or the reason why there is none."""
     bindings = {f"{PREFIX}{number}": None for number in range(1, len(statement.parameters) + 1)}
     try:
-        tree = sqlglot.parse_one(statement.normal, dialect="sqlite")
+        tree = sqlglot.parse_one(keep_unary_plus(statement.normal), dialect="sqlite")
         again = text(tree)
-        if catalog.program(again, bindings) == catalog.program(statement.normal, bindings):
+        if _canonical(catalog.program(again, bindings)) == _canonical(catalog.program(statement.normal, bindings)):
             return tree
     except (SqlglotError, Error, RecursionError, ValueError) as error:
         return f"the parser does not read it ({type(error).__name__})"
     return "the parser reads it differently from SQLite"
+
+
+#: Names under which SQLite has one and the same function, as they stand in a program.
+_SYNONYMS = {"substring": "substr", "string_agg": "group_concat", "if": "iif"}
+
+
+def _canonical(program: list[tuple[object, ...]]) -> list[tuple[object, ...]]:
+    return [
+        (
+            *row[:5],
+            _SYNONYMS.get(str(row[5]).split("(")[0], str(row[5]).split("(")[0]),
+            str(row[5]).split("(")[1:],
+            row[6],
+        )
+        if row[1] in ("Function", "PureFunc", "AggStep", "AggStep1", "AggFinal")
+        else row
+        for row in program
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +91,16 @@ class Select:
     def items(self) -> list[Node]:
         """The select list, aliases removed."""
         return [item.this if isinstance(item, exp.Alias) else item for item in self.node.expressions]
+
+    def expanded(self) -> Iterator[Node]:
+        """Yield the select list with ``*`` written out."""
+        for item in self.items:
+            if is_star(item):
+                for column in self.table.columns:
+                    if column.shown:
+                        yield exp.column(exp.to_identifier(column.name, quoted=True))
+            else:
+                yield item
 
     @property
     def has_star(self) -> bool:
@@ -152,17 +181,42 @@ class Select:
 
     def _position(self, node: Node) -> Node | None:
         if isinstance(node, exp.Literal) and not node.is_string and node.this.isdigit():
-            if self.has_star:
-                raise Undecided("a position is counted through *")
+            listed = list(self.expanded())
             place = int(node.this) - 1
-            if not 0 <= place < len(self.items):
+            if not 0 <= place < len(listed):
                 raise Undecided("a position is out of range")
-            return self.items[place]
+            return listed[place]
         return None
 
 
 class Undecided(Exception):
     """The planner cannot prove a rule applies; the message is the reason shown by explain()."""
+
+
+def conjuncts(node: Node) -> Iterator[Node]:
+    """Yield the conditions that AND joins at the top of a tree."""
+    node = unwrap(node)
+    if isinstance(node, exp.And):
+        yield from conjuncts(node.left)
+        yield from conjuncts(node.right)
+    else:
+        yield node
+
+
+def is_value(node: Node) -> bool:
+    """Return whether a node is a literal or a parameter."""
+    node = unwrap(node)
+    return isinstance(node, exp.Literal | exp.Null) or (isinstance(node, exp.Placeholder) and bool(node.this))
+
+
+def equated(select: Select, condition: Node) -> tuple[Column, Node] | None:
+    """Return the column and the value that a condition ``column = value`` equates, or None."""
+    if isinstance(condition, exp.EQ):
+        for this, other in ((condition.left, condition.right), (condition.right, condition.left)):
+            column = select.column(unwrap(this))
+            if column is not None and is_value(other):
+                return column, other
+    return None
 
 
 def is_star(node: Node) -> bool:
@@ -177,7 +231,7 @@ def unwrap(node: Node) -> Node:
     return node
 
 
-def single_select(tree: Node, catalog: Catalog) -> Select:
+def single_select(tree: Node, catalog: Catalog, *, windows: bool = False) -> Select:
     """Return the tree as a SELECT over one base table, or raise :class:`Undecided` with the reason."""
     if not isinstance(tree, exp.Select):
         raise Undecided("it is not one SELECT (set operation or VALUES)")
@@ -194,7 +248,7 @@ def single_select(tree: Node, catalog: Catalog) -> Select:
         raise Undecided("its FROM is no plain table")
     if any(node is not tree for node in tree.find_all(exp.Query)) or tree.find(exp.Exists):
         raise Undecided("it has a sub-query")
-    if tree.find(exp.Window):
+    if not windows and tree.find(exp.Window):
         raise Undecided("it has a window function")
     table = catalog.tables.get(table_node.name.lower())
     if table is None or table.kind != "table":

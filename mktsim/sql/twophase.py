@@ -31,6 +31,7 @@ Joins, sub-queries, windows, set operations and aggregates whose value depends o
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import sqlglot
@@ -45,6 +46,8 @@ from mktsim.sql.syntax import (
     Undecided,
     aggregate_name,
     aggregates,
+    conjuncts,
+    equated,
     is_constant_number,
     is_star,
     text,
@@ -54,6 +57,8 @@ from mktsim.sql.syntax import (
 from mktsim.sqlite import Error, quote
 
 _ORDINAL = "mktsim_ordinal"
+_FIRST = "mktsim_first"
+_MERGEABLE = {"count", "sum", "avg", "total", "group_concat"}
 _STEP = re.compile(
     r"(SCAN|SEARCH) .*?(?: USING (?:COVERING )?INDEX (.+?)(?: \(.*\))?| USING (?:INTEGER )?PRIMARY KEY.*)?\Z"
 )
@@ -81,6 +86,11 @@ class Scan:
     backwards: bool
     sorts: frozenset[str]
 
+    def within(self, columns: Iterable[str]) -> bool:
+        """Whether rows that agree in `columns` are visited by (vendor, rowid), upwards."""
+        names = {name.lower() for name in columns}
+        return self.known and not self.backwards and all(name.lower() in names for name, _, _ in self.terms)
+
     @property
     def by_rowid(self) -> bool:
         """Whether the walk is by rowid, upwards."""
@@ -107,6 +117,10 @@ def scan_order(select: Select, facts: Facts, catalog: Catalog) -> Scan:
         key = next((index for index in table.indexes if index.origin == "pk"), None)
         if key is not None:
             terms = _walk(key, facts.reverse)
+    where = select.node.args.get("where")
+    pairs = [equated(select, condition) for condition in conjuncts(where.this)] if where is not None else []
+    fixed = {pair[0].name.lower() for pair in pairs if pair is not None}  # equal in all rows: they order nothing
+    terms = tuple(term for term in terms if term[0].lower() not in fixed)
     sorts = {
         kind
         for kind in ("ORDER BY", "GROUP BY", "DISTINCT")
@@ -175,6 +189,8 @@ class _Builder:
         self.catalog = catalog
         self.scan = scan_order(select, facts, catalog)
         self.partial = _Partial(select)
+        self.concatenates = False
+        self.expression_shown = False  # a group key that is no plain column is seen in the answer
         self.spelling_matters = False  # an aggregate returns the first seen of values that compare equal
         self.rules: list[str] = []
         node = select.node
@@ -192,7 +208,7 @@ class _Builder:
             raise Undecided("it groups by a constant")
         self.distinct = node.args.get("distinct") is not None
         self.having = node.args.get("having")
-        roots = [*select.items, *(term for term, _ in self.order), *self.keys]
+        roots = [*select.items, *(term for term, _ in self.order)]
         self.roots = [select.resolve(root) for root in roots] + (
             [select.resolve(self.having.this)] if self.having else []
         )
@@ -241,7 +257,6 @@ class _Builder:
                 raise Undecided("DISTINCT is ordered by what it does not select")
         if any(name.lower() not in columns for name, _, _ in self.scan.terms):
             raise Undecided("DISTINCT would be taken in the order of an index on other columns")
-        rowid = self.select.table.rowid
         plain = all(self.select.column(unwrap(item)) is not None or is_star(item) for item in self.select.items)
         self.rules.append("DISTINCT runs at each vendor and again in the gather: it is idempotent")
         push = self.limit is not None
@@ -252,10 +267,7 @@ class _Builder:
             scatter = self._scatter(ordering if push else [], group=None, limit=push, distinct=True)
         else:
             # Each value's first row stands for it: SQLite takes bare columns from the row of the one MIN.
-            if rowid is None:
-                raise Undecided("DISTINCT over expressions needs a rowid")
-            first = f"MIN({quote(self.select.alias)}.{rowid})"
-            self.partial.compute(first, "MIN({})")
+            first = self._first_row()
             group = [text(self.select.resolve(item)) for item in self.select.items]
             scatter = self._scatter([*(ordering if push else []), first], group=group, limit=push)
         self.partial.ensure_some()
@@ -264,55 +276,129 @@ class _Builder:
     # -- groups and aggregates ------------------------------------------------------------------------------------
 
     def _grouped(self) -> Plan:
-        select, facts = self.select, self.facts
-        unknown = (facts.functions & self.catalog.aggregates) - {"count", "sum", "avg", "total"}
+        select, scan = self.select, self.scan
+        unknown = (self.facts.functions & self.catalog.aggregates) - _MERGEABLE
         if unknown:
             raise Undecided(f"{sorted(unknown)[0]}() has no partial form here")
-        key_texts = {text(unwrap(key)) for key in self.keys}
+        extreme = self._one_extreme()
+        if extreme is not None:
+            return extreme
         key_columns = {c.name.lower(): c for key in self.keys if (c := select.column(unwrap(key))) is not None}
-        sensitive = any(_varies(column) for column in key_columns.values()) or len(key_columns) < len(self.keys)
+        bare = self._ship_bare(key_columns)
+        replacements, extremes, finer = self._merge_calls()
+        # What the walk decides: which row a bare column is taken from, which spelling stands for equal values, and in
+        # which order text is concatenated. A vendor decides it for its rows, the gather between vendors, both by walk.
+        first_seen = bare or self.spelling_matters
+        by_walk = scan.within(key_columns)
+        if first_seen and not by_walk:
+            raise Undecided("a bare column or a spelling depends on a walk along an index")
+        if self.expression_shown and extremes:
+            raise Undecided("a group's spelling depends on an extreme's row")
+        if bare and extremes + bool(finer) > 1:
+            raise Undecided("a bare column or a group's spelling depends on more than one aggregate")
+        if self.keys and "GROUP BY" not in scan.sorts:
+            if not scan.known:
+                raise Undecided("SQLite would group along an index on an expression")
+            if len(key_columns) < len(self.keys):
+                raise Undecided("SQLite would group by an expression along an index")
+        group = [text(key) for key in self.keys] + finer
+        push = self._may_push_groups(finer)
+        ordering = [self._term(node, term) for node, term in self.order] if push else []
+        if first_seen and finer:
+            # Finer groups arrive by the first row of each: SQLite takes bare columns from the row of the one MIN.
+            ordering = [self._first_row()]
+        scatter = self._scatter(ordering, group=group, limit=push, first_rows=first_seen)
+        combine = None if first_seen or self.concatenates else self._combine_groups()
+        self.rules.append("aggregates are merged from each vendor's partials, in SQLite")
+        suffix = []
+        if self.keys and "GROUP BY" not in scan.sorts:
+            suffix = [
+                (quote(select.alias) + "." + quote(name), collation, down)
+                for name, collation, down in scan.terms
+                if name.lower() in key_columns
+            ]
+        return self._plan(scatter, self._gather(replacements, suffix), combine=combine, limit=push)
 
-        def covered(node: Node) -> bool:
-            return text(unwrap(node)) in key_texts or self._is_aggregate(node)
+    def _ship_bare(self, key_columns: dict[str, Column]) -> bool:
+        """Ship what occurs outside aggregates; return whether it matters from which row of the group it is taken."""
+        select = self.select
+        keys = {text(unwrap(key)) for key in self.keys}
+        matters = False
 
-        for root in self.roots:
+        def is_key(node: Node) -> bool:
+            return text(unwrap(node)) in keys
+
+        for root in [*self.roots, *self.keys]:
             for node in walk_outside(root, self._is_aggregate):
                 if is_star(node) and not isinstance(node.parent, exp.Count):
                     for column in select.table.columns:
                         self.partial.ship(column)
-                    sensitive = True
+                    matters = True
                 elif (found := select.column(node)) is not None:
                     self.partial.ship(found)
-            for node in walk_outside(root, covered):
+        for root in self.roots:
+            for node in walk_outside(root, lambda node: is_key(node) or self._is_aggregate(node)):
                 found = select.column(node)
-                if found is not None and found.name.lower() not in key_columns:
-                    sensitive = True
-        replacements, extremes, distinct_arguments = self._merge_calls()
-        if self.spelling_matters and not self.scan.by_rowid:
-            raise Undecided("an aggregate's spelling depends on a walk that is not by rowid")
-        if sensitive:
-            if not self.scan.by_rowid:
-                raise Undecided("a bare column or a group's spelling depends on a walk that is not by rowid")
-            if extremes > 1 or distinct_arguments:
-                raise Undecided("a bare column or a group's spelling depends on more than one aggregate")
-        if self.keys and "GROUP BY" not in self.scan.sorts and not self.scan.known:
-            raise Undecided("SQLite would group along an index on an expression")
-        if self.keys and "GROUP BY" not in self.scan.sorts and len(key_columns) < len(self.keys):
-            raise Undecided("SQLite would group by an expression along an index")
-        group = [text(key) for key in self.keys] + distinct_arguments
-        push = self._may_push_groups(distinct_arguments)
-        ordering = [self._term(node, term) for node, term in self.order] if push else []
-        scatter = self._scatter(ordering, group=group, limit=push, first_rows=sensitive or self.spelling_matters)
-        combine = None if sensitive else self._combine_groups()
-        self.rules.append("aggregates are merged from each vendor's partials, in SQLite")
-        suffix = []
-        if self.keys and "GROUP BY" not in self.scan.sorts:
-            suffix = [
-                (quote(select.alias) + "." + quote(name), collation, down)
-                for name, collation, down in self.scan.terms
-                if name.lower() in key_columns
-            ]
-        return self._plan(scatter, self._gather(replacements, suffix), combine=combine, limit=push)
+                # A key's column may also stand alone: then its spelling is seen.
+                if found is not None and (found.name.lower() not in key_columns or _varies(found)):
+                    matters = True
+            for node in root.walk():
+                if is_key(node) and not self._is_aggregate(node):
+                    column_ = select.column(unwrap(node))
+                    self.expression_shown |= column_ is None
+                    matters |= column_ is None or _varies(column_)
+        return matters
+
+    def _first_row(self) -> str:
+        rowid = self.select.table.rowid
+        if rowid is None:
+            raise Undecided("the first row of a group needs a rowid")
+        first = f"MIN({quote(self.select.alias)}.{rowid})"
+        self.partial.compute(first, "MIN({})")
+        return first
+
+    def _one_extreme(self) -> Plan | None:
+        """Answer one ungrouped MIN or MAX along an index by each vendor's first row of that walk.
+
+        SQLite walks the index from its end and stops at the first row; which of several equal values it meets there,
+        and hence a bare column's row, follows from the walk, so vendors must walk alike.
+        """
+        if self.keys or self.having is not None or len(self.calls) != 1 or not self.scan.terms or not self.scan.known:
+            return None
+        call = next(iter(self.calls.values()))
+        name = aggregate_name(call, self.catalog.aggregates)
+        if name not in ("min", "max") or isinstance(call, exp.Filter) or self.select.has_star:
+            return None
+        value = call.this
+        if value.find(exp.Placeholder, exp.Distinct, exp.Order) or value.find(exp.Column) is None:
+            return None
+        for root in self.roots:
+            if any(self.select.column(node) is not None for node in walk_outside(root, self._is_aggregate)):
+                return None  # With nothing but NULLs, SQLite takes bare columns from the last row and not the first.
+        for node in value.find_all(exp.Column):
+            if (column := self.select.column(node)) is not None:
+                self.partial.ship(column)
+        self._ship_scan_terms()
+        self.partial.ensure_some()
+        direction = " DESC" if name == "max" else ""
+        ordering = [f"({text(value)}) IS NULL", f"{text(value)}{direction}", *self._scan_suffix()]
+        down = " DESC" if self.scan.backwards else ""
+        ties = [f"{quote(self.select.alias)}.{key}{down}" for key in self._row_order()]
+        self.rules.append(f"{name.upper()} along an index is its walk's first row, at each vendor and in the gather")
+        scatter = ScatterStatement.build(
+            f"SELECT {', '.join(self.partial.expressions())} FROM {self.select.source}{self.condition} "
+            f"ORDER BY {', '.join([*ordering, *ties])} LIMIT 1",
+            _FIRST,
+            self.partial.columns(),
+        )
+        plan = self._plan(scatter, self._gather({}, []), limit=False)
+        # The statement reads a view of the one row that comes first; vendors' rows have arrived in the walk's order.
+        table = f"CREATE TABLE {_FIRST}({', '.join(self.partial.definitions())})"
+        view = (
+            f"CREATE VIEW {quote(self.select.table.name)} AS SELECT {', '.join(self.partial.columns())} "
+            f"FROM {_FIRST} AS {quote(self.select.alias)} ORDER BY {', '.join(ordering)} LIMIT 1"
+        )
+        return replace(plan, tables=(table, view))
 
     def _may_push_groups(self, distinct_arguments: list[str]) -> bool:
         if self.limit is None or not self.keys or self.having is not None or self.distinct or distinct_arguments:
@@ -333,6 +419,9 @@ class _Builder:
             condition = f" FILTER (WHERE {text(call.expression.this)})" if isinstance(call, exp.Filter) else ""
             name = aggregate_name(inner, self.catalog.aggregates) or ""
             arguments = _arguments(inner)
+            if name == "group_concat":
+                replacements[whole] = self._concatenation(inner, arguments, condition)
+                continue
             for each in arguments:
                 if any(True for _ in aggregates(each, self.catalog.aggregates)) or each.find(exp.Order):
                     raise Undecided(f"{name}() has an argument that is no plain expression")
@@ -340,12 +429,17 @@ class _Builder:
                 raise Undecided(f"{name}() has more than one argument")
             argument: Node | None = arguments[0] if arguments else None
             if isinstance(argument, exp.Distinct):
-                if condition:
-                    raise Undecided("a DISTINCT aggregate has a FILTER")
+                if name == "group_concat":
+                    raise Undecided("group_concat(DISTINCT) depends on the order of rows")
                 value = argument.expressions[0]
                 type_, collation = self._shape(value)
                 self.spelling_matters |= name != "count" and self._spelt_variously(value)
                 column = self.partial.compute(text(value), None, type_=type_, collation=collation)
+                chosen = ""
+                if condition:
+                    passes = f"({text(call.expression.this)})"
+                    chosen = f" FILTER (WHERE {self.partial.compute(passes, None)})"
+                    distinct_arguments.append(passes)
                 if text(value) not in distinct_arguments:
                     distinct_arguments.append(text(value))
                     self.rules.append(f"the values of {name}(DISTINCT) travel, each once per vendor and group")
@@ -353,7 +447,7 @@ class _Builder:
                     name, name
                 )
                 explicit = self._explicit(value, collation)
-                replacements[whole] = f"{exact}(DISTINCT {column}{explicit})"
+                replacements[whole] = f"{exact}(DISTINCT {column}{explicit}){chosen}"
                 extremes += name in ("min", "max")
                 continue
             shown = "*" if argument is None else text(argument)
@@ -379,6 +473,22 @@ class _Builder:
                     replacements[whole] = f"mktsim_{name}_value({column})"
         return replacements, extremes, distinct_arguments
 
+    def _concatenation(self, call: Node, arguments: list[Node], condition: str) -> str:
+        """Concatenate vendors' concatenations, with the same separator and in the same order."""
+        separator = call.args.get("separator")
+        parts = [part for part in [*arguments, separator] if part is not None]
+        if any(part.find(exp.Order, exp.Distinct, exp.Concat) for part in parts) or len(parts) > 2:
+            raise Undecided("group_concat() orders its rows itself")
+        if not isinstance(unwrap(parts[-1]), exp.Literal | exp.Placeholder) if len(parts) == 2 else False:
+            raise Undecided("group_concat() has a separator that is no constant")
+        if not self.scan.by_rowid:
+            raise Undecided("group_concat() follows a walk that is not by rowid")
+        self.concatenates = self.spelling_matters = True
+        between = f", {text(parts[1])}" if len(parts) == 2 else ""
+        column = self.partial.compute(f"GROUP_CONCAT({text(parts[0])}{between}){condition}", "{0}")
+        self.rules.append("concatenations travel: vendors' texts joined in the order of vendors")
+        return f"GROUP_CONCAT({column}{between})"
+
     def _is_aggregate(self, node: Node) -> bool:
         inner = node.this if isinstance(node, exp.Filter) else node
         return aggregate_name(inner, self.catalog.aggregates) is not None
@@ -388,13 +498,7 @@ class _Builder:
         column = self.select.column(unwrap(node))
         if column is not None:
             return column.type, column.collation
-        program = self._probe(f"SELECT 1 FROM {self.select.source} ORDER BY ({text(node)})")
-        info = next((str(row[5]) for row in program if row[1] == "SorterOpen"), None)
-        match = re.match(r"k\(\d+,-?([^,)]*)", info or "")
-        if match is None:
-            return "", "BINARY"
-        collation = match.group(1)
-        return "", "BINARY" if collation in ("", "B") else collation
+        return "", collation_of(self.catalog, self.statement, self.select, node, "")
 
     def _spelt_variously(self, node: Node) -> bool:
         column = self.select.column(unwrap(node))
@@ -403,13 +507,6 @@ class _Builder:
     def _explicit(self, node: Node, collation: str) -> str:
         """Return a COLLATE clause where the argument has one of its own: it then belongs to the result as well."""
         return f" COLLATE {quote(collation)}" if node.find(exp.Collate) is not None else ""
-
-    def _probe(self, sql: str) -> list[tuple[object, ...]]:
-        bindings = {f"mktsim_p{number}": None for number in range(1, len(self.statement.parameters) + 1)}
-        try:
-            return self.catalog.program(sql, bindings)
-        except Error as error:
-            raise Undecided(f"a fragment does not stand alone ({error})") from error
 
     # -- texts ----------------------------------------------------------------------------------------------------
 
@@ -567,6 +664,19 @@ class _Builder:
             rules=tuple(dict.fromkeys(self.rules)),
             needs_functions="mktsim_sum(" in scatter.sql,
         )
+
+
+def collation_of(catalog: Catalog, statement: Statement, select: Select, node: Node, group: str) -> str:
+    """Return the collation SQLite sorts an expression by: the one its sorter is opened with."""
+    bindings = {f"mktsim_p{number}": None for number in range(1, len(statement.parameters) + 1)}
+    try:
+        program = catalog.program(f"SELECT 1 FROM {select.source} NOT INDEXED{group} ORDER BY ({text(node)})", bindings)
+    except Error as error:
+        raise Undecided(f"a fragment does not stand alone ({error})") from error
+    # The sorter of ORDER BY is opened first; that of GROUP BY after it.
+    info = next((str(row[5]) for row in program if row[1] in ("SorterOpen", "OpenEphemeral")), "")
+    match = re.match(r"k\(\d+,-?([^,)]*)", info)
+    return match.group(1) if match and match.group(1) not in ("", "B") else "BINARY"
 
 
 def _varies(column: Column) -> bool:

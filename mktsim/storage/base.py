@@ -20,7 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 from mktsim.errors import InvalidArgumentError, ParameterError, ReadOnlyError, SQLSyntaxError, StorageError
 from mktsim.sql.schema import Schema
@@ -100,6 +100,9 @@ class VendorStore(ABC):
         self.setup(self._probe)
         self._probe.authorizer = allow_only_reading
 
+    #: Whether :meth:`join` and :meth:`flush` make groups.
+    groups: ClassVar[bool] = False
+
     # -- what a store must provide ------------------------------------------------------------------------------
 
     @abstractmethod
@@ -141,6 +144,21 @@ class VendorStore(ABC):
         SchemaMismatchError
             The block changed the schema; nothing was changed.
         """
+
+    def join(self, vendor_id: str) -> AbstractContextManager[Connection]:
+        """Lend a connection as `transaction` does, but let the commit wait for the next :meth:`flush`.
+
+        Later transactions of this store see the change at once, scans and other processes once it is flushed. Where
+        a store has nothing to gain from it, this is a `transaction`.
+        """
+        return self.transaction(vendor_id)
+
+    def flush(self) -> dict[str, StorageError]:
+        """Commit what joined, many vendors at the price of one; return the vendors whose changes were lost, and why."""
+        return {}
+
+    def discard(self) -> None:
+        """Forget what joined and was not flushed, as a crash would."""
 
     @abstractmethod
     def read(self, vendor_id: str) -> AbstractContextManager[Connection]:

@@ -27,6 +27,7 @@ class Writer:
         self.changed = False
         self._cookie = cookie
         self._committing = False
+        connection.execute("PRAGMA foreign_keys = ON").fetchall()
         connection.set_commit_hook(lambda: not self._committing)  # True turns a commit into a rollback
 
     @contextmanager

@@ -80,7 +80,7 @@ class Template:
         self._staging.execute(f"PRAGMA schema_version = {self.cookie}")
         self.image: bytes = self._staging.serialize("main")
         self._template_form = self._form(self._staging, self.image)
-        self._inserts: dict[str, str] = {}
+        self._inserts: dict[tuple[str, int], str] = {}
 
     def close(self) -> None:
         """Free the template's connection."""
@@ -93,7 +93,7 @@ class Template:
         return connection
 
     def fill(self, vendor_id: str, tables: Mapping[str, Sequence[Sequence[Value]]]) -> bytes:
-        """Return the image of a new vendor with these rows.
+        """Return the image of a new vendor with these rows, all rows of a table as long as its first.
 
         The rows are inserted into the template's own connection, which is then rolled back: an image depends on its
         own rows alone.
@@ -110,20 +110,27 @@ class Template:
         table = ""
         try:
             for table, rows in tables.items():
-                staging.executemany(self._inserts.get(table) or self._insert(table), _without_nan(rows))
+                width = len(rows[0]) if rows else 0
+                statement = self._inserts.get((table, width)) or self._insert(table, width)
+                staging.executemany(statement, _without_nan(rows))
             return staging.serialize("main")
         except (Error, TypeError, ValueError, OverflowError) as error:
             raise InvalidArgumentError(f"vendor {vendor_id[:60]!r}, table {table[:60]!r}: {error}") from error
         finally:
             staging.execute("ROLLBACK")
 
-    def _insert(self, table: str) -> str:
-        columns = self._staging.execute("SELECT name FROM pragma_table_info(?)", (table,)).fetchall()
+    def _insert(self, table: str, width: int) -> str:
+        """Return the statement that inserts rows without the last columns if those have declared defaults."""
+        columns = self._staging.execute("SELECT name, dflt_value FROM pragma_table_info(?)", (table,)).fetchall()
         if not columns:
             raise InvalidArgumentError("the schema has no such table")
-        names = ", ".join(quote(str(name)) for (name,) in columns)
-        self._inserts[table] = f"INSERT INTO {quote(table)}({names}) VALUES({', '.join('?' * len(columns))})"
-        return self._inserts[table]
+        given = len(columns)
+        while given > max(1, width) and columns[given - 1][1] is not None:
+            given -= 1
+        names = ", ".join(quote(str(name)) for name, _ in columns[:given])
+        marks = ", ".join("?" * given)
+        self._inserts[table, width] = f"INSERT INTO {quote(table)}({names}) VALUES({marks})"
+        return self._inserts[table, width]
 
     def adopt(self, image: bytes, vendor_id: str) -> bytes:
         """Return a foreign image in this template's form, or raise where it is damaged or of another schema.

@@ -4,6 +4,7 @@ Rules
 -----
 * A vendor's image, version and schema digest are one row; a commit of a vendor is one transaction of its shard file.
 * A commit compares the version it started from: two processes cannot overwrite each other's change.
+* Commits that join a group are in one transaction of the shard file: all of them last, or none does.
 
 Theory of operation
 -------------------
@@ -11,7 +12,9 @@ A million vendors cannot be a million files, nor a million connections (41 KB of
 to one connection (`mktsim.storage.scanner`, `mktsim.storage.vfs`). *Writing* activates the vendor: its image is loaded
 into an in-memory connection, which is kept among the most recently used; the transaction runs there, and once it has
 committed the new image goes to the shard file with the version one higher. If that fails, the connection is discarded
-and nothing has happened. *Creating* in bulk fills the template and rolls it back, vendor after vendor.
+and nothing has happened. *Creating* in bulk fills the template and rolls it back, vendor after vendor. *Group commit*:
+waiting for the disk costs milliseconds and everything else microseconds, so that a commit that joins leaves the shard
+file's transaction open until `flush`; who asked for it must not be answered before.
 
 What this does not do
 ---------------------
@@ -27,7 +30,7 @@ from typing import Final
 
 from mktsim.errors import DuplicateError, SchemaMismatchError, StorageError
 from mktsim.sql.schema import Schema
-from mktsim.sqlite import Connection, ConstraintError
+from mktsim.sqlite import Connection, ConstraintError, Error
 from mktsim.sqlite import transaction as file_transaction
 from mktsim.storage.base import Answer, Setup, Statement, Tables, VendorStore
 from mktsim.storage.connections import Cache, Writer
@@ -72,6 +75,8 @@ class PackedStore(VendorStore):
         How many vendors stay loaded for writing, about 60 KB each.
     """
 
+    groups = True
+
     def __init__(
         self,
         path: str | Path,
@@ -86,6 +91,8 @@ class PackedStore(VendorStore):
         self._files: dict[str, Connection] = {}
         self._scanners: dict[str, ShardScanner] = {}
         self._active: Cache[_Active] = Cache(active_vendors)
+        self._joined: dict[str, set[str]] = {}  # by shard: whose changes its open transaction holds
+        self._lost: dict[str, StorageError] = {}
         try:
             self.path = claim(path, "packed", schema, self.shards)
         except BaseException:
@@ -166,6 +173,7 @@ class PackedStore(VendorStore):
         if not rows:
             return 0
         rows.sort()
+        self._flush(self.shard_of(rows[0][0]))
         with self._file_of(rows[0][0]) as file:
             try:
                 with file_transaction(file):
@@ -179,6 +187,14 @@ class PackedStore(VendorStore):
 
     @contextmanager
     def transaction(self, vendor_id: str) -> Iterator[Connection]:
+        with self.join(vendor_id) as connection:
+            yield connection
+        lost = self._flush(self.shard_of(vendor_id)).get(vendor_id)
+        if lost is not None:
+            raise lost
+
+    @contextmanager
+    def join(self, vendor_id: str) -> Iterator[Connection]:
         with self._exclusively(vendor_id):
             with self._file_of(vendor_id) as file:
                 active = self._activate(file, vendor_id)
@@ -186,13 +202,62 @@ class PackedStore(VendorStore):
                 with vendor_errors(vendor_id), active.writer.transaction() as connection:
                     yield connection
                 if active.writer.changed:
-                    with self._file_of(vendor_id) as file:
-                        self._store(file, vendor_id, active.version, connection.serialize("main"))
+                    image = connection.serialize("main")
+                    with self._file_of(vendor_id) as file, self._in_group(file, vendor_id):
+                        self._store(file, vendor_id, active.version, image)
                     active.version += 1
             except BaseException:
                 active.close()  # What is loaded may be ahead of what is stored.
                 raise
             self._active.give(vendor_id, active)
+
+    @contextmanager
+    def _in_group(self, file: Connection, vendor_id: str) -> Iterator[None]:
+        """Make the block part of the shard file's open transaction, which is begun if there is none."""
+        shard = self.shard_of(vendor_id)
+        if shard not in self._joined:
+            file.execute("BEGIN IMMEDIATE")
+            self._joined[shard] = set()
+        try:
+            yield
+        except Error as error:
+            if file.get_autocommit():  # SQLite gave the whole transaction up, a full disk for instance.
+                self._lose(shard, error)
+            raise
+        self._joined[shard].add(vendor_id)
+
+    def _lose(self, shard: str, error: Exception) -> dict[str, StorageError]:
+        lost: dict[str, StorageError] = {}
+        for vendor_id in self._joined.pop(shard):
+            self._active.drop(vendor_id)
+            lost[vendor_id] = StorageError(f"vendor {shown(vendor_id)}: its last changes could not be stored: {error}")
+        self._lost |= lost
+        return lost
+
+    def _flush(self, shard: str) -> dict[str, StorageError]:
+        if shard not in self._joined:
+            return {}
+        file = self._files[shard]
+        try:
+            file.execute("COMMIT")
+        except Error as error:
+            if not file.get_autocommit():
+                file.execute("ROLLBACK")
+            return self._lose(shard, error)
+        del self._joined[shard]
+        return {}
+
+    def flush(self) -> dict[str, StorageError]:
+        for shard in list(self._joined):
+            self._flush(shard)
+        lost, self._lost = self._lost, {}
+        return lost
+
+    def discard(self) -> None:
+        for shard in list(self._joined):
+            self._files[shard].execute("ROLLBACK")
+            self._lose(shard, StorageError("discarded"))
+        self._lost.clear()
 
     def _activate(self, file: Connection, vendor_id: str) -> _Active:
         """Return the vendor's database loaded at its present version."""
@@ -231,6 +296,7 @@ class PackedStore(VendorStore):
 
     def delete(self, vendor_id: str) -> None:
         with self._file_of(vendor_id) as file, self._exclusively(vendor_id):
+            self._flush(self.shard_of(vendor_id))
             self._active.drop(vendor_id)
             file.execute("DELETE FROM vendors WHERE id = ?", (vendor_id,))
             if not file.changes():
@@ -250,6 +316,7 @@ class PackedStore(VendorStore):
     def restore(self, vendor_id: str, image: bytes) -> None:
         with self._file_of(vendor_id) as file, self._exclusively(vendor_id):
             adopted = self.template.adopt(image, vendor_id)
+            self._flush(self.shard_of(vendor_id))
             self._active.drop(vendor_id)
             file.execute(
                 f"{_INSERT} ON CONFLICT(id) DO UPDATE SET schema_digest = excluded.schema_digest, "
@@ -261,6 +328,7 @@ class PackedStore(VendorStore):
         return self._scanner(shard).scan(statements, vendor_ids=vendor_ids)
 
     def _close(self) -> None:
+        self.flush()
         # The files' own connections come last: the last one of a file folds its write-ahead log into it.
         self._active.close()
         for scanner in self._scanners.values():

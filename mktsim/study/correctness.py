@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from scipy.stats import binomtest
@@ -29,8 +29,8 @@ CLASSES: Final = (
     "DISTINCT aggregate",
     "AVG",
     "GROUP_CONCAT",
-    "GROUP BY, COUNT SUM MIN MAX",
-    "COUNT SUM MIN MAX",
+    "GROUP BY: COUNT, SUM, MIN, MAX",
+    "COUNT, SUM, MIN, MAX",
     "SELECT DISTINCT",
     "OFFSET",
     "ORDER BY, LIMIT",
@@ -69,7 +69,15 @@ def statement_class(sql: str) -> str:
     return CLASSES[rules.index(True)]
 
 
-def measure_merges(*, statements: int, vendors: int, rows: int, seed: int, progress: bool = False) -> list[Point]:
+def measure_merges(
+    *,
+    statements: int,
+    vendors: int,
+    rows: int,
+    seed: int,
+    progress: bool = False,
+    mismatch: Callable[[str], object] = lambda _: None,
+) -> list[Point]:
     """Count how many random statements each merge answers as one SQLite with all rows does.
 
     The exact merge is right only if every value, its type, the bits of every float, the order and the names agree
@@ -88,6 +96,8 @@ def measure_merges(*, statements: int, vendors: int, rows: int, seed: int, progr
         Decides tables, splits and statements.
     progress : bool
         Show a progress bar.
+    mismatch : callable
+        Told of each statement that the exact merge answers wrongly: a program that shows it.
 
     Returns
     -------
@@ -105,7 +115,7 @@ def measure_merges(*, statements: int, vendors: int, rows: int, seed: int, progr
         while asked.total() < statements:
             case = grammar.case(vendors=vendors, rows=rows)
             batch = [grammar.statement(case) for _ in range(min(20, statements - asked.total()))]
-            for kind, exact, naive in _judge(case, batch):
+            for kind, exact, naive in _judge(case, batch, mismatch):
                 asked[kind] += 1
                 right["exact"][kind] += exact
                 right["naive"][kind] += naive
@@ -137,7 +147,9 @@ def share_interval(successes: int, n: int, *, confidence: float = 0.95) -> Inter
     return Interval(successes / n, float(interval.low), float(interval.high), n, confidence)
 
 
-def _judge(case: Case, batch: Sequence[tuple[str, tuple[Value, ...]]]) -> list[tuple[str, bool, bool]]:
+def _judge(
+    case: Case, batch: Sequence[tuple[str, tuple[Value, ...]]], mismatch: Callable[[str], object]
+) -> list[tuple[str, bool, bool]]:
     """Return class and verdicts of each statement that one SQLite answers."""
     oracle, fleet = case.oracle(), case.fleet()
     coordinator = make_coordinator(case, fleet)
@@ -150,8 +162,9 @@ def _judge(case: Case, batch: Sequence[tuple[str, tuple[Value, ...]]]) -> list[t
                 continue
             try:
                 exact = check_statement(sql, case, params, coordinator=coordinator) is not None
-            except Mismatch:
+            except Mismatch as found:
                 exact = False
+                mismatch(str(found))
             verdicts.append((statement_class(sql), exact, _naive_is_right(sql, params, columns, expected, fleet)))
         return verdicts
     finally:

@@ -1,0 +1,104 @@
+"""What travels between a coordinator, its aggregators and their scanners: plain frozen data that pickles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from mktsim.fanout.policy import ScatterPolicy
+from mktsim.sql import Segment
+from mktsim.sql.plan import Combine
+from mktsim.sqlite import Value
+
+
+@dataclass(frozen=True, slots=True)
+class Tie:
+    """What binds two copies of one request: whichever is started first withdraws the other.
+
+    Attributes
+    ----------
+    key : tuple
+        The same for both copies, and for no other request.
+    twin : str
+        The address of the other copy.
+    """
+
+    key: tuple[Any, ...]
+    twin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Withdraws the tied request of this key if it has not been started; sent from one copy's host to the other's."""
+
+    key: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """The answer of a tied request that was withdrawn: its twin runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScatterRequest:
+    """What a coordinator asks of a scanner.
+
+    Attributes
+    ----------
+    statements : tuple of (str, parameters)
+        All are run in one snapshot of each vendor's database.
+    vendor_ids : tuple of str or None
+        Only these vendors; None for all that the scanner has.
+    combine : (Combine, bindings) or None
+        What an inner node may do with the partials it holds.
+    deadline_s : float or None
+        Absolute, on the running loop's clock; no work is of use after it.
+    allow_partial : bool
+        Whether an answer without some vendors is of use. A node of several vendors then stops before the deadline, in
+        time to hand in what it has.
+    policy : ScatterPolicy or None
+        How an inner node scatters further; None for its own policy.
+    tie : Tie or None
+        The twin of this copy.
+    budget_s : float or None
+        The deadline as seconds from now, for a process with a clock of its own.
+    """
+
+    statements: tuple[tuple[str, Any], ...]
+    vendor_ids: tuple[str, ...] | None = None
+    combine: tuple[Combine, tuple[Value, ...]] | None = None
+    deadline_s: float | None = None
+    allow_partial: bool = False
+    policy: ScatterPolicy | None = None
+    tie: Tie | None = None
+    budget_s: float | None = None
+
+    def replace(self, **changes: Any) -> ScatterRequest:
+        """Return a copy with some values changed."""
+        return replace(self, **changes)
+
+
+_NOBODY: Mapping[str, Exception] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """What a scanner answers.
+
+    Attributes
+    ----------
+    segments : list of (place, rows per statement)
+        Sorted by place; vendors without rows are left out.
+    answered : int
+        Vendors that answered.
+    rows : int
+        Rows in the segments.
+    failures : mapping of str to Exception
+        Who of those behind the scanner did not answer, and why.
+    """
+
+    segments: list[Segment]
+    answered: int
+    rows: int
+    failures: Mapping[str, Exception] = field(default_factory=lambda: _NOBODY)

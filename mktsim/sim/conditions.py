@@ -1,0 +1,290 @@
+"""What stands between a caller and its answer besides plain links and services: places, and the state of hosts.
+
+Rules
+-----
+Each condition is frozen and checked when made. Whatever it draws is keyed by (seed, stream, request, vendor), or by the
+vendor alone where it is the vendor's own: its zone, the phase of its pauses.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mktsim.errors import InvalidArgumentError
+from mktsim.sim import plain
+from mktsim.sim.latency import Latency, latency_from_dict
+from mktsim.streams import Streams
+
+
+@dataclass(frozen=True, slots=True)
+class Zone:
+    """A place of a region, and its share of the hosts (any positive weights)."""
+
+    name: str
+    region: str
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        plain.text(self, "name")
+        plain.text(self, "region")
+        plain.number(self, "share")
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The way between two zones or regions, the same in both directions.
+
+    Parameters
+    ----------
+    ends : pair of str
+        Names of zones or regions; the same name twice is the way within.
+    latency : Latency
+        One way, ms.
+    bandwidth_mbps : float or None
+        Megabits a second of one link; None means that size does not matter.
+    """
+
+    ends: tuple[str, str]
+    latency: Latency
+    bandwidth_mbps: float | None = None
+
+    def __post_init__(self) -> None:
+        ends = tuple(self.ends) if isinstance(self.ends, list | tuple) else ()
+        if len(ends) != 2 or not all(isinstance(end, str) for end in ends):
+            raise InvalidArgumentError(f"Route.ends must be two names, not {self.ends!r:.80}")
+        object.__setattr__(self, "ends", ends)
+        plain.latency(self, "latency")
+        if self.bandwidth_mbps is not None:
+            plain.number(self, "bandwidth_mbps", above=0.0)
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Route:
+        """Read plain data."""
+        return plain.from_plain(cls, data, {"latency": latency_from_dict})
+
+
+@dataclass(frozen=True, slots=True)
+class Geography:
+    """Zones and regions, and the ways between them, which take the place of the world's two links.
+
+    Parameters
+    ----------
+    zones : sequence of Zone
+        A host stands in one of them, drawn once by the zones' shares, and stays there for all requests.
+    routes : sequence of Route
+        For two zones the most particular one counts: between the zones, else between a zone and a region, else between
+        the regions.
+    home : str
+        The zone of the coordinator and of every sender that is no declared host.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If two zones have no route, a name is unknown or one stands twice.
+
+    Examples
+    --------
+    >>> from mktsim.sim.latency import Constant
+    >>> world = Geography((Zone("fra", "eu"), Zone("nyc", "us", 3)),
+    ...                   (Route(("eu", "eu"), Constant(1)), Route(("us", "us"), Constant(1)),
+    ...                    Route(("eu", "us"), Constant(45))), home="fra")
+    >>> world.route(0, 1).latency
+    Constant(ms=45.0)
+    """
+
+    zones: tuple[Zone, ...]
+    routes: tuple[Route, ...]
+    home: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "zones", tuple(self.zones))
+        object.__setattr__(self, "routes", tuple(self.routes))
+        names = [zone.name for zone in self.zones if isinstance(zone, Zone)]
+        if not names or len(set(names)) != len(self.zones) or math.fsum(zone.share for zone in self.zones) <= 0:
+            raise InvalidArgumentError("Geography.zones must be zones of distinct names, one with a share above 0")
+        if self.home not in names:
+            raise InvalidArgumentError(f"Geography.home must be a zone, not {self.home!r:.80}")
+        known = {*names, *(zone.region for zone in self.zones)}
+        seen = set()
+        for route in self.routes:
+            if not isinstance(route, Route) or not known.issuperset(route.ends):
+                raise InvalidArgumentError(f"Geography.routes join known zones or regions, not {route!r:.80}")
+            if frozenset(route.ends) in seen:
+                raise InvalidArgumentError(f"two routes between {route.ends[0]!r:.80} and {route.ends[1]!r:.80}")
+            seen.add(frozenset(route.ends))
+        for a in range(len(names)):
+            for b in range(a + 1):
+                self.route(a, b)
+
+    @property
+    def home_index(self) -> int:
+        """The number of the home zone."""
+        return [zone.name for zone in self.zones].index(self.home)
+
+    def route(self, a: int, b: int) -> Route:
+        """Return the way between two zones, by their numbers."""
+        by_ends = {frozenset(route.ends): route for route in self.routes}
+        one, other = self.zones[a], self.zones[b]
+        for ends in (
+            (one.name, other.name),
+            (one.name, other.region),
+            (one.region, other.name),
+            (one.region, other.region),
+        ):
+            route = by_ends.get(frozenset(ends))
+            if route is not None:
+                return route
+        raise InvalidArgumentError(f"no route between the zones {one.name!r:.80} and {other.name!r:.80}")
+
+    def place(self, streams: Streams, group: str, n: int) -> NDArray[np.intp]:
+        """Return the zone of each of the `n` hosts of a group; a longer group begins as a shorter one does."""
+        shares = np.cumsum([zone.share for zone in self.zones])
+        u = streams.uniform(f"{group}/zone", 0, n) * shares[-1]
+        return np.asarray(np.minimum(np.searchsorted(shares, u, side="right"), len(shares) - 1), np.intp)
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Geography:
+        """Read plain data."""
+        readers = {
+            "zones": plain.list_of(lambda zone: plain.from_plain(Zone, zone)),
+            "routes": plain.list_of(Route.from_dict),
+        }
+        return plain.from_plain(cls, data, readers)
+
+
+@dataclass(frozen=True, slots=True)
+class ColdStart:
+    """A host that must first be woken: its service takes `latency` longer.
+
+    Parameters
+    ----------
+    latency : Latency
+        Over a warm call, ms.
+    share : float
+        Of all calls that find a cold host, each drawn by itself.
+    idle_ms : float or None
+        A host that was not called for so long is cold as well, and so is one that has not been called yet.
+    """
+
+    latency: Latency
+    share: float = 0.0
+    idle_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        plain.latency(self, "latency")
+        plain.number(self, "share", most=1.0)
+        if self.idle_ms is not None:
+            plain.number(self, "idle_ms")
+
+    @classmethod
+    def from_dict(cls, data: Any) -> ColdStart:
+        """Read plain data."""
+        return plain.from_plain(cls, data, {"latency": latency_from_dict})
+
+
+@dataclass(frozen=True, slots=True)
+class Hiccups:
+    """Stop-the-world pauses of each host, as by a garbage collector: nothing is served, what was begun stands still.
+
+    Parameters
+    ----------
+    every_ms : float
+        From the begin of one pause to the next; each host has its own phase.
+    latency : Latency
+        How long a pause is, ms; cut at half of `every_ms`.
+    """
+
+    every_ms: float
+    latency: Latency
+
+    def __post_init__(self) -> None:
+        plain.number(self, "every_ms", above=0.0)
+        plain.latency(self, "latency")
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Hiccups:
+        """Read plain data."""
+        return plain.from_plain(cls, data, {"latency": latency_from_dict})
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """Work for others that a call finds at the host and that is done before it.
+
+    A host busy with an M/M/1 stream of others' calls is found idle with probability 1 - utilisation, and else with an
+    exponential backlog of mean service / (1 - utilisation). Source: arrivals see time averages (Wolff, 1982);
+    Kleinrock, Queueing Systems I, 5.12.
+
+    Parameters
+    ----------
+    utilisation : float
+        From 0 to below 1, by the others.
+    service_ms : float
+        Mean of one of the others' calls.
+    """
+
+    utilisation: float
+    service_ms: float
+
+    def __post_init__(self) -> None:
+        plain.number(self, "utilisation", most=math.nextafter(1.0, 0.0))
+        plain.number(self, "service_ms", above=0.0)
+
+    def sample(self, u: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Map uniforms to waiting times in ms."""
+        idle = 1.0 - self.utilisation
+        busy = np.maximum((u - idle) / self.utilisation, 0.0) if self.utilisation else np.zeros_like(u)
+        return np.asarray(np.log1p(-busy) * (-self.service_ms / idle), float)
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Background:
+        """Read plain data."""
+        return plain.from_plain(cls, data)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLimit:
+    """What a host takes on before it answers `OverloadedError` at once.
+
+    Parameters
+    ----------
+    queue : int or None
+        Calls that may wait, beyond those that its workers serve.
+    rate_per_s : float or None
+        Calls a second that it takes on in the long run.
+    burst : int
+        Calls that it takes on at once after a rest, against that rate.
+    """
+
+    queue: int | None = None
+    rate_per_s: float | None = None
+    burst: int = 1
+
+    def __post_init__(self) -> None:
+        plain.whole(self, "queue", least=0, optional=True)
+        plain.whole(self, "burst")
+        if self.rate_per_s is not None:
+            plain.number(self, "rate_per_s", above=0.0)
+        if self.queue is None and self.rate_per_s is None:
+            raise InvalidArgumentError("RequestLimit needs a queue, a rate_per_s, or both")
+
+    @classmethod
+    def from_dict(cls, data: Any) -> RequestLimit:
+        """Read plain data."""
+        return plain.from_plain(cls, data)
+
+
+#: How each condition is read from plain data, by the name of its field in a world.
+READERS: Mapping[str, Any] = {
+    "geography": Geography.from_dict,
+    "cold_start": ColdStart.from_dict,
+    "hiccups": Hiccups.from_dict,
+    "background": Background.from_dict,
+    "limit": RequestLimit.from_dict,
+}

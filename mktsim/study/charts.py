@@ -1,0 +1,237 @@
+"""Charts of studies: a tidy table in, Axes out.
+
+Rules
+-----
+Every series says whether it is measured, simulated or analytic. Colours are those of Okabe and Ito, which colour-blind
+readers tell apart; markers and line styles differ as well, so that a chart reads in grey. Bands and bars are 95 %
+intervals. Axes name their unit, and logarithmic ones are marked in plain numbers.
+
+What this does not do
+---------------------
+It computes no statistic: what is drawn is what stands in the table (`mktsim.study.points`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from textwrap import fill
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from mktsim.errors import InvalidArgumentError
+
+#: Okabe & Ito's palette, without the yellow that is too light for a line.
+PALETTE: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
+_SIMULATED_LINES: Final[tuple[Any, ...]] = ("--", (0, (5, 1, 1, 1)), (0, (8, 2)))
+_ANALYTIC_LINES: Final[tuple[Any, ...]] = (("#000000", ":"), ("#777777", (0, (6, 2, 1, 2, 1, 2))), ("#777777", "-."))
+_DPI: Final = 150
+
+#: (series, kind) to what Axes.plot takes.
+Styles = dict[tuple[str, str], dict[str, Any]]
+
+
+def plain_number(value: float, _position: int | None = None) -> str:
+    """Write a number without powers of ten.
+
+    Examples
+    --------
+    >>> plain_number(1e6), plain_number(0.05)
+    ('1,000,000', '0.05')
+    """
+    return f"{value:,.10g}" if abs(value) < 1 else f"{value:,.0f}" if value == round(value) else f"{value:,.10g}"
+
+
+def new_axes(count: int = 1, *, width: float = 7.0, height: float = 4.6) -> list[Axes]:
+    """Return Axes side by side on a new figure that needs no window."""
+    figure = Figure(figsize=(width * (1 if count == 1 else 0.75 * count), height), layout="constrained", dpi=_DPI)
+    FigureCanvasAgg(figure)
+    return [figure.add_subplot(1, count, place + 1) for place in range(count)]
+
+
+def series_styles(frame: pd.DataFrame) -> Styles:
+    """Give each series of a table its look, the same in every chart that is handed the result."""
+    styles: Styles = {}
+    for series, kind in frame[["series", "kind"]].drop_duplicates().itertuples(index=False):
+        alike = sum(other == kind for _, other in styles)
+        styles[series, kind] = _style(kind, sum(other != "analytic" for _, other in styles), alike)
+    return styles
+
+
+def line_chart(
+    frame: pd.DataFrame, *, x_label: str, y_label: str, title: str = "", ax: Axes | None = None,
+    styles: Styles | None = None,
+) -> Axes:  # fmt: skip
+    """Draw each series of a table against `x`, both axes logarithmic.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Columns ``series``, ``kind``, ``x``, ``estimate``, ``low``, ``high``; one row a point.
+    x_label, y_label : str
+        With their units.
+    title : str
+    ax : Axes, optional
+        Where to draw; on a new figure when absent.
+    styles : optional
+        From :func:`series_styles`, where several charts share them.
+
+    Raises
+    ------
+    InvalidArgumentError
+        A column is missing, or there is no point.
+    """
+    _check(frame, ("series", "kind", "x", "estimate", "low", "high"))
+    axes = ax if ax is not None else new_axes()[0]
+    looks = styles if styles is not None else series_styles(frame)
+    for (series, kind), points in frame.groupby(["series", "kind"], sort=False):
+        points = points.sort_values("x")
+        style = looks[str(series), str(kind)]
+        axes.plot(points["x"], points["estimate"], label=f"{kind}: {series}", **style)
+        known = points[points["low"].notna()]
+        if len(known) > 1:
+            axes.fill_between(known["x"], known["low"], known["high"], color=style["color"], alpha=0.2, linewidth=0)
+        if len(known):
+            below = (known["estimate"] - known["low"]).clip(lower=0)
+            above = (known["high"] - known["estimate"]).clip(lower=0)
+            axes.errorbar(
+                known["x"], known["estimate"], yerr=[below, above], fmt="none", ecolor=style["color"], capsize=3, lw=1
+            )
+    for axis, set_scale in ((axes.xaxis, axes.set_xscale), (axes.yaxis, axes.set_yscale)):
+        set_scale("log")
+        axis.set_major_formatter(FuncFormatter(plain_number))
+        axis.set_minor_formatter(NullFormatter())
+    axes.set(xlabel=x_label, ylabel=y_label)
+    _mark_short_range(axes)
+    _dress(axes, title)
+    return axes
+
+
+def share_chart(frame: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
+    """Draw shares with their intervals, a line a group, one marker a series.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Columns ``series``, ``kind``, ``group``, ``estimate``, ``low``, ``high``, ``n``; `estimate` from 0 to 1.
+    title : str
+    ax : Axes, optional
+        Where to draw; on a new figure when absent.
+    """
+    _check(frame, ("series", "kind", "group", "estimate", "low", "high", "n"))
+    groups = list(dict.fromkeys(frame["group"]))
+    axes = ax if ax is not None else new_axes(height=1.6 + 0.34 * len(groups))[0]
+    names = list(dict.fromkeys(frame["series"]))
+    for place, (series, points) in enumerate(frame.groupby("series", sort=False)):
+        shift = 0.16 * (place - (len(names) - 1) / 2)
+        y = [groups.index(group) + shift for group in points["group"]]
+        estimate = 100 * points["estimate"].to_numpy()
+        spread = np.abs(np.array([estimate - 100 * points["low"], 100 * points["high"] - estimate]))
+        axes.errorbar(
+            estimate, y, xerr=spread, fmt=_MARKERS[place], color=PALETTE[place], capsize=3, ms=6, lw=1.4, ls="none",
+            mfc=PALETTE[place] if place == 0 else "white", label=f"{points['kind'].iloc[0]}: {series}",
+        )  # fmt: skip
+    counts = frame.drop_duplicates("group").set_index("group")["n"]
+    axes.set_yticks(range(len(groups)), [f"{group}  (n = {counts[group]:,})" for group in groups])
+    axes.set_ylim(len(groups) - 0.4, -0.6)
+    axes.set_xlim(-2, 103)
+    axes.set_xlabel("statements answered as one SQLite does, % (95 % interval)")
+    _dress(axes, title)
+    return axes
+
+
+def annotate(axes: Sequence[Axes], *, title: str, caption: str) -> None:
+    """Give the figure of some Axes its title, one legend for all of them, and the caption below it.
+
+    Parameters
+    ----------
+    axes : sequence of Axes
+        All of one figure.
+    title : str
+    caption : str
+        What a reader needs to judge the figure: n, seed, preset, machine.
+    """
+    figure = axes[0].figure
+    assert isinstance(figure, Figure), "annotate takes the Axes of a whole figure"
+    labels: dict[str, Any] = {}
+    for each in axes:
+        labels.update(zip(*reversed(each.get_legend_handles_labels()), strict=True))
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left", fontweight="bold")
+    width, height = figure.get_size_inches()
+    text = fill(caption, int(width * 18.5))
+    figure.text(0.01, 0.01, text, fontsize=7, color="#444444", va="bottom")
+    lift = (text.count("\n") + 1) * 7 * 1.3 / 72 / height + 0.02
+    legend = figure.legend(
+        labels.values(), labels.keys(), loc="lower center", bbox_to_anchor=(0.5, lift),
+        ncols=2 if len(labels) > 3 else 3, fontsize=8, frameon=False, handlelength=3.5,
+    )  # fmt: skip
+    # The layout does not count what stands at the lower edge twice, so the room for both is given to it by hand.
+    lift += legend.get_window_extent().height / figure.bbox.height + 0.01
+    engine = figure.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        engine.set(rect=(0, lift, 1, 1 - lift))
+
+
+def png(axes: Axes) -> bytes:
+    """Return the figure of some Axes as PNG."""
+    buffer = BytesIO()
+    figure = axes.figure
+    assert isinstance(figure, Figure), "a part of a figure cannot be saved"
+    figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": "mktsim"})
+    return buffer.getvalue()
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file that appears whole or not at all."""
+    draft = path.with_name(f".{path.name}.draft-{os.getpid()}")
+    try:
+        draft.write_bytes(data)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _check(frame: pd.DataFrame, columns: Sequence[str]) -> None:
+    missing = [name for name in columns if name not in frame.columns]
+    if missing or frame.empty:
+        reason = f"lacks {', '.join(missing)}" if missing else "has no row"
+        raise InvalidArgumentError(f"a chart needs a table with {', '.join(columns)}; this one {reason}")
+
+
+def _style(kind: str, place: int, number: int) -> dict[str, Any]:
+    """Return how a series looks: measured solid and filled, simulated dashed and hollow, analytic dotted, unmarked."""
+    if kind == "analytic":
+        color, line = _ANALYTIC_LINES[number % len(_ANALYTIC_LINES)]
+        return {"color": color, "linestyle": line, "linewidth": 1.5, "zorder": 3}
+    color = PALETTE[place % (len(PALETTE) - 1)]
+    style = {"color": color, "marker": _MARKERS[place % len(_MARKERS)], "markersize": 6, "linewidth": 1.6}
+    if kind == "measured":
+        return {**style, "linestyle": "-"}
+    return {**style, "linestyle": _SIMULATED_LINES[number % len(_SIMULATED_LINES)], "markerfacecolor": "white"}
+
+
+def _mark_short_range(axes: Axes) -> None:
+    """Mark 1, 2 and 5 of each power of ten where an axis spans less than two of them, so that no axis is bare."""
+    for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+        if high / low < 100:
+            subs = (1.0, 2.0, 5.0) if high / low > 12 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
+            axis.set_major_locator(LogLocator(subs=subs))
+
+
+def _dress(axes: Axes, title: str) -> None:
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.grid(True, which="major", color="#DDDDDD", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
