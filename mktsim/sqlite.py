@@ -49,6 +49,7 @@ __all__ = [
     "SQLITE_READ",
     "SQLITE_RECURSIVE",
     "SQLITE_SELECT",
+    "STATEMENT_CLOCK",
     "VERSION",
     "VFS",
     "AuthError",
@@ -62,8 +63,8 @@ __all__ = [
     "InterruptError",
     "NotADBError",
     "SQLError",
-    "Value",
     "VFSFile",
+    "Value",
     "connect",
     "driver",
     "quote",
@@ -118,11 +119,38 @@ def transaction(connection: Connection, *, mode: str = "IMMEDIATE") -> Iterator[
     connection.execute("COMMIT")
 
 
-
-
 def rows(connection: Connection, sql: str, bindings: Any = ()) -> list[tuple[Any, ...]]:
     """Return all rows of a statement."""
     return connection.execute(sql, bindings).fetchall()
+
+
+class StatementClock(VFS):
+    """A clock that stands still while a statement runs: every 'now' of it is one instant.
+
+    SQLite itself promises that only within one step, so that a long answer could see time pass.
+
+    Attributes
+    ----------
+    unix_ms : int
+        The instant, in milliseconds since 1970.
+    """
+
+    NAME: Final = "mktsim-statement-clock"
+
+    def __init__(self) -> None:
+        self.unix_ms = 0
+        super().__init__(self.NAME, "")
+
+    def xCurrentTimeInt64(self) -> int:
+        """Return the instant in milliseconds since the Julian epoch."""
+        return self.unix_ms + 210_866_760_000_000
+
+    def xCurrentTime(self) -> float:
+        """Return the instant in days since the Julian epoch."""
+        return self.xCurrentTimeInt64() / 86_400_000
+
+
+STATEMENT_CLOCK: Final = StatementClock()
 
 
 def quote(name: str) -> str:

@@ -159,6 +159,43 @@ def test_events_equal_vectors_at_five_thousand_leaves(width: int | None, window:
     assert events.tobytes() == vectors.tobytes()
 
 
+@pytest.mark.parametrize("policy", [Policy(hedge_ms=3), Policy(hedge_ms=1, tied=True), Policy(quorum=4000)])
+@pytest.mark.parametrize("costs", [0.0, 0.003])
+def test_events_equal_vectors_at_five_thousand_leaves_whatever_the_policy(policy: Policy, costs: float) -> None:
+    """Hedged, tied and the first k of n, with and without processor costs, cold starts and a backlog."""
+    world = World(
+        link_out=LogNormal(1, 5),
+        service=Exponential(1.0),
+        fan_out_ms=costs,
+        fan_in_ms=costs,
+        cold_start=ColdStart(Constant(1200), 0.001),
+        background=Background(0.4, 2.0),
+        replicas=2,
+        cancel_ms=0.2,
+    )
+    events = event_sojourn_times(world, Streams(12), leaves=5000, policy=policy, requests=(0, 1))
+    vectors = vectorised_sojourn_times(world, Streams(12), leaves=5000, policy=policy, requests=(0, 1))
+    assert events.tobytes() == vectors.tobytes()
+
+
+def test_a_hedge_keyed_by_the_order_of_sending_breaks_the_equality(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The equality test can fail: number the second copies as they are sent, not by their vendor, and it is seen."""
+    world = World(link_out=LogNormal(1, 50), replicas=2)
+    arguments: dict[str, Any] = {"leaves": 200, "policy": Policy(hedge_ms=2)}
+    vectors = vectorised_sojourn_times(world, Streams(3), **arguments)
+    assert event_sojourn_times(world, Streams(3), **arguments).tobytes() == vectors.tobytes()
+    keyed = World.hops
+    sent = iter(range(1, 1000))
+
+    def by_order(self: World, streams: Streams, group: str, request: int, n: int, **rest: Any) -> Any:
+        moved = next(sent) if rest.get("attempt") else 0
+        return tuple(np.roll(hop, moved) for hop in keyed(self, streams, group, request, n, **rest))
+
+    monkeypatch.setattr(World, "hops", by_order)
+    broken = event_sojourn_times(world, Streams(3), **arguments)
+    assert broken.tobytes() != vectors.tobytes()
+
+
 def test_draws_made_in_the_order_of_use_break_the_equality() -> None:
     """The equality test can fail: a generator that remembers gives two engines two answers."""
 
@@ -178,8 +215,7 @@ def test_draws_made_in_the_order_of_use_break_the_equality() -> None:
 def test_the_same_seed_gives_the_same_times_in_another_process() -> None:
     """Neither the process nor its hash seed has a say."""
     program = (
-        "from mktsim.sim.conditions import Background, ColdStart, Geography, Hiccups, RequestLimit, Route, Zone
-from mktsim.sim.events import event_sojourn_times as e; from mktsim.sim.world import *;"
+        "from mktsim.sim.events import event_sojourn_times as e; from mktsim.sim.world import *;"
         "from mktsim.streams import Streams; w = load_preset('cloudflare-2026').world;"
         "print(e(w, Streams(5), leaves=300, requests=range(3), width=20).tobytes().hex())"
     )
@@ -208,6 +244,22 @@ def test_what_the_array_engine_does_not_cover_it_refuses_by_name() -> None:
             vectorised_sojourn_times(world, Streams(1), leaves=10, width=width, hosts=hosts)
         assert event_sojourn_times(world, Streams(1), leaves=10, width=width, hosts=hosts)[0] == 0
     assert unsupported(World(window=10), leaves=10, hosts=hosts) is None
+    own = World(replicas=2, service=Constant(1))
+    hedge = Policy(hedge_ms=0.5)
+    for world, arguments, reason in (
+        (own.replace(faults=(Loss(targets="nobody"),)), {}, "faults"),
+        (own.replace(limit=RequestLimit(queue=5)), {}, "request limits"),
+        (own.replace(hiccups=Hiccups(1e9, Constant(0))), {}, "hiccups"),
+        (own.replace(cold_start=ColdStart(Constant(0), idle_ms=1)), {}, "grow cold"),
+        (own.replace(machines=3), {"width": 4}, "tree over shared hosts"),
+        (own.replace(machines=3, window=2), {}, "window of 2 with shared hosts"),
+        (own.replace(window=3), {"policy": hedge}, "hedges under a window of 3"),
+        (own, {"policy": hedge, "hosts": hosts}, "hedges over shared hosts"),
+        (own.replace(replicas=1), {"policy": hedge}, "without a second replica"),
+    ):
+        with pytest.raises(InvalidArgumentError, match=reason):
+            vectorised_sojourn_times(world, Streams(1), leaves=10, **arguments)
+        assert event_sojourn_times(world, Streams(1), leaves=10, **arguments)[0] >= 0.001
 
 
 @pytest.mark.parametrize(
@@ -219,6 +271,9 @@ def test_what_the_array_engine_does_not_cover_it_refuses_by_name() -> None:
         {"leaves": 5, "requests": [-1]},
         {"leaves": 5, "hosts": np.array([0, 1])},
         {"leaves": 2, "hosts": np.array([0, -1])},
+        {"leaves": 2, "policy": Policy(quorum=3)},
+        {"leaves": 9, "width": 2, "policy": Policy(hedge_ms=1)},
+        {"leaves": 2, "policy": None},
     ],
 )
 def test_bad_scatters_are_named_errors(arguments: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from mktsim.fanout.messages import Cancel, Partial, ScatterRequest, Tie, Withdra
 from mktsim.fanout.policy import Breaker, Histogram, ScatterPolicy
 from mktsim.fanout.result import Coverage, Explanation, QueryResult, QueryStats
 from mktsim.fanout.scanner import Scanner, ShardScanner, scan_shard, store_scanners
+from mktsim.fanout.stream import RowStream
 
 __all__ = [
     "Aggregator",
@@ -21,6 +22,7 @@ __all__ = [
     "QueryCoordinator",
     "QueryResult",
     "QueryStats",
+    "RowStream",
     "Scanner",
     "ScatterPolicy",
     "ScatterRequest",

@@ -49,6 +49,7 @@ from mktsim.fanout.policy import ScatterPolicy
 from mktsim.fanout.result import Coverage, Explanation, QueryResult, QueryStats
 from mktsim.fanout.scanner import ScatterTarget, ShardScanner
 from mktsim.fanout.scatter import Node, Target
+from mktsim.fanout.stream import RowStream
 from mktsim.network import InProcessNetwork, Network
 from mktsim.sql import SCHEMA_QUERY, GatherEngine, Plan, Planner, Schema
 from mktsim.sqlite import Value, quote
@@ -237,6 +238,30 @@ class QueryCoordinator:
         coverage = self._coverage(asked, answered, failures, targets)
         held = self._guaranteed(planner, plan, values, routed, partials, coverage, rows)
         return QueryResult(rows, plan.columns, stats, coverage, held)
+
+    def stream(
+        self,
+        sql: str,
+        params: Params = (),
+        *,
+        allow_partial: bool = False,
+        deadline_s: float | None = None,
+        policy: ScatterPolicy | None = None,
+    ) -> RowStream:
+        """Answer one SELECT row by row: ``async for row in coordinator.stream(sql)``, each row a dict.
+
+        Parameters and errors are those of :meth:`query`; errors come from the loop, those of vendors after the rows
+        of the vendors before them. Rows come vendor by vendor, with bounded memory, where the statement has neither
+        ORDER BY nor DISTINCT nor aggregates; else after all have answered. See :mod:`mktsim.fanout.stream`.
+
+        Examples
+        --------
+        >>> async def first(coordinator):
+        ...     async with coordinator.stream("SELECT name FROM products") as stream:
+        ...         async for row in stream:
+        ...             return row
+        """
+        return RowStream(self, sql, params, allow_partial=allow_partial, deadline_s=deadline_s, policy=policy)
 
     @contextmanager
     def _admitted(self, policy: ScatterPolicy | None, deadline_s: float | None) -> Iterator[tuple[Any, float | None]]:

@@ -113,13 +113,13 @@ def guarantees(
         return _none(width, tree)
     try:
         select = single_select(tree, catalog)
-        return _Judge(select, catalog.aggregates).judge(planner, plan, values, len(rows), rows_before)
+        return Shape(select, catalog.aggregates).judge(planner, plan, values, len(rows), rows_before)
     except Undecided as undecided:
         return _none(width, str(undecided))
 
 
-class _Judge:
-    """Judges one SELECT over one table."""
+class Shape:
+    """What one SELECT over one table is made of, and what that guarantees."""
 
     def __init__(self, select: Select, known: frozenset[str]) -> None:
         self.select = select

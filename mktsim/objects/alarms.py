@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from mktsim.objects.context import detached
 
 #: The clock may jump, so that a far alarm is looked at anew this often.
 _LOOK_S: Final = 60.0
@@ -22,7 +24,7 @@ class Alarms:
         What alarms are set by, in seconds.
     """
 
-    def __init__(self, ring: Callable[[str], Awaitable[None]], clock: Callable[[], float]) -> None:
+    def __init__(self, ring: Callable[[str], Coroutine[Any, Any, None]], clock: Callable[[], float]) -> None:
         self._ring = ring
         self._clock = clock
         self._at: dict[str, float] = {}
@@ -70,8 +72,7 @@ class Alarms:
         while (next_s := self.next_s()) is not None and next_s <= now_s:
             id = heapq.heappop(self._heap)[1]
             del self._at[id]
-            task = asyncio.ensure_future(self._ring(id))
-            assert isinstance(task, asyncio.Task)
+            task = asyncio.get_running_loop().create_task(self._ring(id), context=detached())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         self._arm()

@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,6 +38,16 @@ class Delivery:
 
 #: The delivery that the running handler belongs to.
 current_delivery: ContextVar[Delivery | None] = ContextVar("mktsim_delivery", default=None)
+
+
+def detached() -> Context:
+    """Return a copy of the present context for work that nobody waits for and that acts on behalf of no event."""
+    context = copy_context()
+    context.run(current_chain.set, ())
+    context.run(current_delivery.set, None)
+    context.run(current_deadline.set, None)
+    return context
+
 
 _LONGEST_S: Final = 1e9
 

@@ -120,7 +120,7 @@ class DurableObject(Receiver):
     def alarm_at_s(self) -> float | None:
         """Return when the alarm will ring, or None."""
         at_s = self._sql.platform("SELECT alarm FROM _vendor")[0][0]
-        return float(at_s) if at_s is not None else None  # type: ignore[arg-type]
+        return float(at_s) if at_s is not None else None
 
     def alarm(self) -> Any:
         """Called when the alarm rings, as one request; override it. If it fails it is called again, later each time."""

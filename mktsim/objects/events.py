@@ -41,12 +41,15 @@ class Event:
         What the sender said about it.
     sender : str
         The sender's address.
+    offset : int
+        Its place in the market's log of events, from 1; 0 where there is none.
     """
 
     id: str
     name: str
     data: dict[str, Any]
     sender: str
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +125,9 @@ class Subscriptions:
         """Return the handlers of an event in the order in which they subscribed."""
         return tuple(self._handlers.get(name, ()))
 
-    async def deliver(self, message: EventMessage) -> None:
+    async def deliver(self, message: EventMessage, offset: int = 0) -> None:
         """Run every handler of an event, one after the other; an error of one stops the delivery."""
-        event = Event(f"{message.sender}#{message.seq}", message.name, json.loads(message.data), message.sender)
+        event = Event(f"{message.sender}#{message.seq}", message.name, json.loads(message.data), message.sender, offset)
         for number, handler in enumerate(self.handlers(message.name)):
             token = current_delivery.set(Delivery(message.sender, message.seq, message.settled, str(number)))
             try:

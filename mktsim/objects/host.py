@@ -13,9 +13,9 @@ store lends one per request. A request that would wait for itself (A awaits B, w
 carries the chain of addresses that wait for it. Which objects may have events to deliver or an alarm to ring is kept in
 a `Ledger`: an id enters it before the commit that gives it cause, so that after a crash only those few are opened.
 
-*Group commit.* A request leaves its transaction with the store and frees its object; at the loop's next tick everything
-that joined is flushed, and only then answered. A later request may thus read what an earlier one has not yet on disk,
-but both are in the same flush: neither is answered if it fails.
+A request leaves its transaction with the store and frees its object; at the loop's next tick everything that joined is
+flushed, and only then answered (`mktsim.objects.group`). A later request may thus read what an earlier one has not yet
+on disk, but both are in the same flush: neither is answered if it fails.
 
 A request that runs on behalf of an event passes the event's key on to the calls that it makes itself, one level
 deeper, so that a redelivery repeats none of them either.
@@ -27,15 +27,14 @@ import asyncio
 import json
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from mktsim.errors import (
     InvalidArgumentError,
     ObjectError,
     OverloadedError,
-    StorageError,
     UnknownVendorError,
     VendorTimeoutError,
 )
@@ -44,6 +43,7 @@ from mktsim.objects.alarms import Alarms
 from mktsim.objects.calls import SELF, CallMessage, Outcome
 from mktsim.objects.context import Delivery, current_chain, current_deadline, current_delivery
 from mktsim.objects.durable import DurableObject, Sent
+from mktsim.objects.group import GroupCommit, Ledger
 from mktsim.objects.outbox import Pump, RetryPolicy
 from mktsim.objects.request import UndoneError, answer
 from mktsim.sqlite import Connection
@@ -55,35 +55,11 @@ _log = logging.getLogger("mktsim.objects")
 Work = Callable[[DurableObject, Connection], Awaitable[list[Outcome]]]
 
 
-class Ledger(Protocol):
-    """Remembers which objects may have something in their outbox, or an alarm."""
-
-    def mark(self, ids: Iterable[str]) -> None:
-        """Add ids, durably; called before the commit that gives cause."""
-
-    def clear(self, id: str) -> None:
-        """Remove an id."""
-
-    def ids(self) -> list[str]:
-        """Return all ids."""
-
-
 @dataclass(slots=True)
 class _Activation:
     object: DurableObject
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     waiting: int = 0
-
-
-@dataclass(slots=True)
-class _Joined:
-    """A request whose commit waits for the flush: what is to happen then."""
-
-    id: str
-    activation: _Activation
-    sent: list[Sent]
-    alarm: tuple[float | None] | None
-    waiter: asyncio.Future[None]
 
 
 class ObjectHost:
@@ -142,7 +118,7 @@ class ObjectHost:
         self._queue_limit = queue_limit
         self._active_limit = active_limit
         self._active: OrderedDict[str, _Activation] = OrderedDict()
-        self._joined: list[_Joined] = []
+        self._group = GroupCommit(store, ledger)
         self._rings: dict[str, int] = {}  # alarms in a row that failed
         self._closed = False
         self.pump = Pump(
@@ -206,6 +182,14 @@ class ObjectHost:
         self.alarms.set(id, None)
         self._ledger.clear(id)
 
+    async def crash(self) -> None:
+        """Stop as a killed process would: what is not on disk is gone. For simulations."""
+        self._closed = True
+        self._network.unregister(self._prefix)
+        self._group.discard()
+        await self.alarms.close()
+        await self.pump.close()
+
     async def close(self) -> None:
         """Take no more requests, wait for the running ones, stop delivering."""
         self._closed = True
@@ -215,7 +199,7 @@ class ObjectHost:
         for activation in list(self._active.values()):
             async with activation.lock:
                 pass
-        self._flush()
+        self._group.flush()
 
     # -- requests -----------------------------------------------------------------------------------------------
 
@@ -244,7 +228,8 @@ class ObjectHost:
             current_deadline.reset(tokens[2])
         if durable is not None:
             await durable
-        return outcomes
+        answered: list[Outcome] = outcomes
+        return answered
 
     async def _in_turn(self, id: str, work: Callable[[_Activation], Awaitable[Any]]) -> Any:
         """Run `work` once the object is free."""
@@ -305,65 +290,34 @@ class ObjectHost:
         target._sent = []
         target._alarm_changed = False
         committed = False
-        alarm: tuple[float | None] | None = None
+        alarm_s: float | None = None
         version = self.store.version(id) if self.store.groups else 0
         try:
             with self.store.join(id) as connection:
                 outcomes = await work(target, connection)
-                for sent in target._sent:
-                    connection.execute("INSERT INTO _outbox VALUES(?, ?, ?, NULL)", (sent.seq, sent.event, sent.data))
-                if target._alarm_changed:
-                    alarm = (connection.execute("SELECT alarm FROM _vendor").get,)
-                if (target._sent or alarm) and not self.store.groups:
-                    self._ledger.mark((id,))
+                for each in target._sent:
+                    connection.execute("INSERT INTO _outbox VALUES(?, ?, ?, NULL)", (each.seq, each.event, each.data))
+                sent, alarm_changed = target._sent, target._alarm_changed
+                if alarm_changed:
+                    alarm_s = connection.execute("SELECT alarm FROM _vendor").get
+                marked = bool(sent) or alarm_changed
+                self._group.before_commit(id, marked)
             committed = True
         finally:
             if not committed:
                 activation.object = self._factory(id)  # what the old one remembers may have been undone
-        if self.store.groups and self.store.version(id) == version and not self._pending(id):
-            return outcomes, None  # nothing was written, and nothing that was read is still to be flushed
-        joined = _Joined(id, activation, target._sent, alarm, asyncio.get_running_loop().create_future())
-        if not self.store.groups:
-            self._durable(joined)
-            return outcomes, None
-        if not self._joined:
-            asyncio.get_running_loop().call_soon(self._flush)
-        self._joined.append(joined)
-        return outcomes, joined.waiter
 
-    def _pending(self, id: str) -> bool:
-        return any(joined.id == id for joined in self._joined)
+        def done() -> None:
+            if sent:
+                self.pump.push(id, sent)
+            if alarm_changed:
+                self.alarms.set(id, alarm_s)
 
-    def _flush(self) -> None:
-        joined, self._joined = self._joined, []
-        if not joined:
-            return
-        failure: StorageError | None = None
-        lost: dict[str, StorageError] = {}
-        try:
-            self._ledger.mark({each.id for each in joined if each.sent or each.alarm})
-            lost = self.store.flush()
-        except StorageError as error:
-            failure = error
-            self.store.discard()
-        for each in joined:
-            error = failure or lost.get(each.id)
-            if error is None:
-                self._durable(each)
-            else:
-                each.activation.object = self._factory(each.id)
-            if not each.waiter.done():
-                if error is None:
-                    each.waiter.set_result(None)
-                else:
-                    each.waiter.set_exception(error)
+        def undone() -> None:
+            activation.object = self._factory(id)
 
-    def _durable(self, joined: _Joined) -> None:
-        """Act on what a commit that is on disk has announced."""
-        if joined.sent:
-            self.pump.push(joined.id, joined.sent)
-        if joined.alarm is not None:
-            self.alarms.set(joined.id, joined.alarm[0])
+        changed = self.store.groups and self.store.version(id) != version
+        return outcomes, self._group.join(id, marked, changed, done, undone)
 
     # -- alarms and outbox --------------------------------------------------------------------------------------
 

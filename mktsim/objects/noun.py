@@ -199,9 +199,9 @@ def object_schema(*nouns: Noun, facets: Sequence[str] = ("category",)) -> Schema
     statements = [*INTERNAL, *(statement for each in nouns for statement in each.ddl())]
     if nouns:
         shown = [name for name in facets if any(name in each.names[2:] for each in nouns)]
-        names = ",".join(("type", "id", "vendorId", *map(_written, shown), "data"))
+        columns = ",".join(("type", "id", "vendorId", *map(_written, shown), "data"))
         union = " UNION ALL ".join(each.select(shown) for each in nouns)
-        statements.append(f"CREATE VIEW {_VIEW}({names})AS {union}")
+        statements.append(f"CREATE VIEW {_VIEW}({columns})AS {union}")
     return Schema(tuple(statements), shard_column="vendorId")
 
 

@@ -21,11 +21,12 @@ import heapq
 import json
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from mktsim.network import Network
+from mktsim.objects.context import detached
 from mktsim.objects.durable import Sent
 from mktsim.objects.events import EventMessage
 from mktsim.streams import Streams
@@ -137,9 +138,8 @@ class Pump:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _start(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
-        assert isinstance(task, asyncio.Task)
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work, context=detached())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -239,7 +239,8 @@ class Background:
     def sample(self, u: NDArray[np.float64]) -> NDArray[np.float64]:
         """Map uniforms to waiting times in ms."""
         idle = 1.0 - self.utilisation
-        busy = np.maximum((u - idle) / self.utilisation, 0.0) if self.utilisation else np.zeros_like(u)
+        # What u exceeds the idle share by, as a share of the rest: uniform again, and kept off 1, where logarithms end.
+        busy = np.minimum(np.maximum(u - idle, 0.0) / max(self.utilisation, 2.0**-53), 1.0 - 2.0**-53)
         return np.asarray(np.log1p(-busy) * (-self.service_ms / idle), float)
 
     @classmethod

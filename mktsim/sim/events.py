@@ -104,10 +104,15 @@ def scatter(
     def count(answer: asyncio.Future[Any]) -> None:
         nonlocal missing
         missing -= 1
-        if not missing:
-            if timer is not None:
-                timer.cancel()
+        error = None if answer.cancelled() else answer.exception()
+        if done.done() or (missing and error is None):
+            return
+        if timer is not None:
+            timer.cancel()
+        if error is None:
             done.set_result(None)
+        else:
+            done.set_exception(error)
 
     if policy.hedge_ms is None:
         for target in targets:

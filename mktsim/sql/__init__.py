@@ -1,7 +1,7 @@
 """One statement over many databases: planning it and merging its partials. Pure: no clock, no network."""
 
 from mktsim.sql.exact import register
-from mktsim.sql.gather import Combiner, GatherEngine, Segment
+from mktsim.sql.gather import Combiner, GatherEngine, GatherLimits, Segment
 from mktsim.sql.lexer import Statement
 from mktsim.sql.plan import Plan, ScatterStatement
 from mktsim.sql.planner import Planner
@@ -11,6 +11,7 @@ __all__ = [
     "SCHEMA_QUERY",
     "Combiner",
     "GatherEngine",
+    "GatherLimits",
     "Plan",
     "Planner",
     "ScatterStatement",

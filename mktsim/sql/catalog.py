@@ -209,7 +209,7 @@ class Catalog:
         ]
         for statement in self.schema.statements:
             head = statement.split(None, 3)[:3]
-            kind = next((word.upper() for word in head[1:] if word.upper() in ("INDEX", "VIEW", "VIRTUAL")), None)
+            kind = next((word.upper() for word in head[1:3] if word.upper() in ("INDEX", "VIEW", "VIRTUAL")), None)
             if kind == "INDEX" and head[1].upper() == "UNIQUE":
                 statement = re.sub(r"(?i)\bUNIQUE\b", "", statement, count=1)
             if kind is not None:

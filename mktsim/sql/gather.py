@@ -6,22 +6,73 @@ A session holds one connection with a plan's tables, so that a repeated statemen
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from mktsim.errors import EvaluationError
+from mktsim.errors import EvaluationError, InvalidArgumentError, QueryTooLargeError
 from mktsim.sql.exact import register
 from mktsim.sql.lexer import PREFIX
 from mktsim.sql.plan import Combine, Plan
-from mktsim.sqlite import Connection, ConstraintError, Error, SQLError, Value, connect
+from mktsim.sqlite import (
+    STATEMENT_CLOCK,
+    Connection,
+    ConstraintError,
+    Error,
+    FullError,
+    SQLError,
+    Value,
+    connect,
+    rows,
+)
 
 Row = tuple[Any, ...]
 #: What one vendor sent: its place in the order of vendors, and rows for each scatter statement.
 Segment = tuple[Any, Sequence[list[Row]]]
 
 
-def _open(tables: Iterable[str]) -> Connection:
-    connection = connect()
+@dataclass(frozen=True, slots=True)
+class GatherLimits:
+    """What one gather may hold.
+
+    Attributes
+    ----------
+    max_rows : int
+        Rows that vendors may send for one statement.
+    max_bytes : int
+        Bytes those rows may take in the gather's database.
+    memory_bytes : int
+        Past this size the database spills to a temporary file, which SQLite deletes.
+    """
+
+    max_rows: int = 50_000_000
+    max_bytes: int = 8 * 2**30
+    memory_bytes: int = 256 * 2**20
+
+    def __post_init__(self) -> None:
+        for name in ("max_rows", "max_bytes", "memory_bytes"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise InvalidArgumentError(f"{name} must be a positive integer, not {value!r}")
+
+
+_PAGE_BYTES = 4096
+
+
+def _open(tables: Iterable[str], limits: GatherLimits | None = None) -> Connection:
+    if limits is None:
+        connection = connect()
+    else:
+        # The empty name is a private temporary database: in memory until the cache is full, then in a file.
+        connection = connect("", vfs=STATEMENT_CLOCK.NAME)
+        pages = max(8, limits.max_bytes // _PAGE_BYTES)
+        for pragma in (
+            f"page_size = {_PAGE_BYTES}",
+            f"cache_size = {max(8, limits.memory_bytes // _PAGE_BYTES)}",
+            f"max_page_count = {min(pages, 4_294_967_294)}",
+            "journal_mode = MEMORY",
+        ):
+            connection.execute(f"PRAGMA {pragma}").fetchall()
     register(connection)
     for statement in tables:
         connection.execute(statement)
@@ -31,25 +82,45 @@ def _open(tables: Iterable[str]) -> Connection:
 class _Session:
     """A connection with one plan's tables; empty between uses."""
 
-    def __init__(self, plan: Plan, *, relaxed: bool) -> None:
+    def __init__(self, plan: Plan, *, relaxed: bool, limits: GatherLimits) -> None:
         self._plan = plan
-        self._connection = _open(plan.relaxed_tables if relaxed else plan.tables)
+        self._connection = _open(plan.relaxed_tables if relaxed else plan.tables, limits)
         self.relaxed = relaxed
+        # Rows are given up as they enter, never held twice; unless keys may collide, when they are needed again.
+        self._consume = relaxed or not plan.relaxed_tables or plan.tables == plan.relaxed_tables
 
-    def run(self, segments: Sequence[Segment], values: Sequence[Value]) -> list[Row]:
+    def run(self, segments: Sequence[Segment], values: Sequence[Value], unix_ms: int | None) -> list[Row]:
         connection, plan = self._connection, self._plan
+        STATEMENT_CLOCK.unix_ms = _system_clock_ms() if unix_ms is None else unix_ms
         connection.execute("BEGIN")
         try:
             for position, statement in enumerate(plan.scatter):
-                connection.executemany(statement.insert, [row for _, parts in segments for row in parts[position]])
+                connection.executemany(statement.insert, self._rows(segments, position))
             bindings = {f"{PREFIX}{number}": value for number, value in enumerate(values, 1)}
             return connection.execute(plan.gather, bindings).fetchall()
         finally:
             # Rolling back empties the tables without touching the rows one by one.
-            connection.execute("ROLLBACK")
+            if not connection.get_autocommit():
+                connection.execute("ROLLBACK")
+
+    def _rows(self, segments: Sequence[Segment], position: int) -> Iterator[Row]:
+        for _, parts in segments:
+            yield from parts[position]
+            if self._consume:
+                parts[position].clear()
 
     def close(self) -> None:
         self._connection.close()
+
+
+def _system_clock_ms() -> int:
+    """Read the system's clock as SQLite does: the gather's instant, where the caller has no other clock."""
+    if not _clock:
+        _clock.append(connect())
+    return int(rows(_clock[0], "SELECT CAST(unixepoch('now', 'subsec') * 1000 AS INTEGER)")[0][0])
+
+
+_clock: list[Connection] = []
 
 
 class GatherEngine:
@@ -59,15 +130,20 @@ class GatherEngine:
     ----------
     sessions : int
         Idle sessions kept.
+    limits : GatherLimits, optional
+        Caps on rows and bytes, and the size from which to spill.
     """
 
-    def __init__(self, *, sessions: int = 32) -> None:
+    def __init__(self, *, sessions: int = 32, limits: GatherLimits | None = None) -> None:
         self._idle: OrderedDict[int, tuple[Plan, _Session]] = OrderedDict()
         self._collided: set[int] = set()
         self._sessions = sessions
+        self.limits = limits if limits is not None else GatherLimits()
 
-    def gather(self, plan: Plan, segments: Sequence[Segment], values: Sequence[Value]) -> list[Row]:
-        """Merge segments into the answer's rows.
+    def gather(
+        self, plan: Plan, segments: Sequence[Segment], values: Sequence[Value], *, unix_ms: int | None = None
+    ) -> list[Row]:
+        """Merge segments into the answer's rows; the segments' lists are emptied as their rows enter.
 
         Parameters
         ----------
@@ -77,35 +153,53 @@ class GatherEngine:
             Sorted by vendor, ascending.
         values : sequence
             One value per parameter.
+        unix_ms : int, optional
+            The instant that 'now' means, in milliseconds since 1970; the system clock's when absent.
 
         Raises
         ------
         EvaluationError
             What SQLite itself raises while it computes the answer.
+        QueryTooLargeError
+            Vendors sent more rows or bytes than the limits allow.
         """
+        sent = sum(len(part) for _, parts in segments for part in parts)
+        if sent > self.limits.max_rows:
+            raise QueryTooLargeError(
+                f"vendors sent {sent:,} rows, the limit is {self.limits.max_rows:,}: add a condition that each vendor "
+                "can apply, or raise GatherLimits.max_rows",
+                sql=plan.statement.sql,
+            )
         ordered = segments[::-1] if plan.backwards else segments
         entry = self._idle.pop(id(plan), None)
         relaxed = id(plan) in self._collided
         if entry is not None and entry[1].relaxed == relaxed:
             session = entry[1]
         else:
-            session = _Session(plan, relaxed=relaxed)
+            session = _Session(plan, relaxed=relaxed, limits=self.limits)
         try:
             try:
-                rows = session.run(ordered, values)
+                answer = session.run(ordered, values, unix_ms)
             except ConstraintError:
                 if session.relaxed or not plan.relaxed_tables:
                     raise
                 # Keys collide between vendors: one table with every row has no such key.
                 session.close()
-                session = _Session(plan, relaxed=True)
+                session = _Session(plan, relaxed=True, limits=self.limits)
                 self._collided.add(id(plan))
-                rows = session.run(ordered, values)
+                answer = session.run(ordered, values, unix_ms)
+        except FullError as error:
+            session.close()
+            raise QueryTooLargeError(
+                f"the gather reached {self.limits.max_bytes:,} bytes or the disk is full: add a condition that each "
+                "vendor can apply, or raise GatherLimits.max_bytes",
+                sql=plan.statement.sql,
+            ) from error
         except Error as error:
             session.close()
             raise EvaluationError(str(error), sql=plan.statement.sql) from error
         self._keep(plan, session)
-        return rows
+        return answer
 
     def _keep(self, plan: Plan, session: _Session) -> None:
         previous = self._idle.pop(id(plan), None)
@@ -151,13 +245,13 @@ class Combiner:
                 combine.insert,
                 [(ordinal, *row) for ordinal, (_, parts) in enumerate(listed) for row in parts[0]],
             )
-            rows = connection.execute(combine.sql, self._bindings).fetchall()
+            combined = connection.execute(combine.sql, self._bindings).fetchall()
         except SQLError as error:
             raise EvaluationError(str(error)) from error
         finally:
             connection.execute("ROLLBACK")
         grouped: dict[Any, list[Row]] = {}
-        for ordinal, *row in rows:
+        for ordinal, *row in combined:
             grouped.setdefault(ordinal, []).append(tuple(row))
         return [(listed[ordinal][0], (grouped[ordinal],)) for ordinal in sorted(grouped)]
 

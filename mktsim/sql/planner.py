@@ -19,14 +19,15 @@ from sqlglot import exp
 
 from mktsim.errors import InvalidArgumentError, UnsupportedQueryError
 from mktsim.sql import lexer
-from mktsim.sql.catalog import Catalog, Facts, Table, affinity
+from mktsim.sql.catalog import Catalog, Facts, affinity
+from mktsim.sql.collect import collect, rebuildable
 from mktsim.sql.lexer import PREFIX, Statement
-from mktsim.sql.plan import Plan, ScatterStatement
+from mktsim.sql.plan import Plan
 from mktsim.sql.schema import Schema
 from mktsim.sql.syntax import Node, Select, Undecided, conjuncts, equated, is_value, parse, single_select, text, unwrap
 from mktsim.sql.twophase import decompose
 from mktsim.sql.whole import push_whole
-from mktsim.sqlite import Error, Value, quote, rows
+from mktsim.sqlite import Error, Value, rows
 
 _STATE_FUNCTIONS = {"changes", "total_changes", "last_insert_rowid", "load_extension", "fts3_tokenizer"}
 _RANDOM_FUNCTIONS = {"random", "randomblob"}
@@ -106,27 +107,24 @@ class Planner:
             return Plan(
                 statement, facts.columns, "local", (), statement.normal, tables, reason="it reads no table of a vendor"
             )
+        volatile = _is_volatile(statement, facts)
         tree = parse(statement, catalog)
         if isinstance(tree, str):
-            return self._collect(statement, facts, None, tree)
-        source = _only_table(tree, catalog)
-        reason = ""
+            return collect(statement, facts, catalog, None, reason=tree, volatile=volatile)
+        reason = "random() or the clock is evaluated once, at the coordinator"
         plan: Plan | None = None
-        if _is_volatile(statement, facts):
-            reason, source_for_push = "random() or the clock is evaluated once, at the coordinator", None
-        else:
-            source_for_push = source
-            for attempt in (self._whole, self._decomposed):
-                try:
-                    plan = attempt(statement, facts, tree)
-                    break
-                except Undecided as undecided:
-                    reason = str(undecided)
+        for attempt in () if volatile else (self._whole, self._decomposed):
+            try:
+                plan = attempt(statement, facts, tree)
+                break
+            except Undecided as undecided:
+                reason = str(undecided)
         if plan is not None and plan.needs_functions and not self._functions:
             plan, reason = None, "a vendor's database does not know mktsim_sum(): see mktsim.sql.register"
         if plan is None:
-            plan = self._collect(statement, facts, source_for_push, reason)
-        if source is not None and not _is_volatile(statement, facts):
+            plan = collect(statement, facts, catalog, tree, reason=reason, volatile=volatile)
+        source = _only_table(tree, catalog)
+        if source is not None and not volatile:
             plan = replace(plan, single_table=True, shard_values=self._shard_values(source))
         return plan
 
@@ -156,69 +154,15 @@ class Planner:
                         f"{name} cannot be joined with vendors' rows: read it in a statement of its own",
                         sql=statement.sql,
                     )
-            elif "ROWID" in columns and table.column("ROWID") is None:
+            elif table.kind == "virtual" and not rebuildable(table, self.catalog):
+                raise UnsupportedQueryError(
+                    f"{table.name} is a virtual table whose content cannot be shipped: ask one vendor",
+                    sql=statement.sql,
+                )
+            elif "ROWID" in {column.upper() for column in columns} and table.column("ROWID") is None:
                 raise UnsupportedQueryError(
                     f"rowid is not unique over vendors: select a key column of {table.name} instead", sql=statement.sql
                 )
-
-    # -- the collect tier -----------------------------------------------------------------------------------------
-
-    def _collect(self, statement: Statement, facts: Facts, source: Select | None, reason: str) -> Plan:
-        catalog = self.catalog
-        scatter = []
-        rules = []
-        for name in sorted(facts.reads.keys() | facts.opened):
-            table = catalog.tables.get(name)
-            read = facts.reads.get(name, frozenset())
-            if table is None or table.kind == "view":
-                continue
-            condition = ""
-            if source is not None and source.table is table:
-                condition = _pushable(source)
-            if condition:
-                rules.append(f"WHERE runs at each vendor for {table.name}: it names no other table")
-            # The authorizer does not report what NATURAL and USING compare, nor what orders a walk along an index.
-            walked = [index for index in table.indexes if index.name.lower() in facts.opened]
-            if facts.compares_silently or any(index.partial or index.on_expression for index in walked):
-                read = frozenset(column.name for column in table.columns)
-            read |= {term.column for index in walked for term in index.terms if term.column is not None}
-            scatter.append(self._ship(table, read, condition))
-        shipped = sum(statement_.width for statement_ in scatter)
-        rules.append(f"{shipped} columns travel: SQLite's authorizer says no other is read")
-        tables = self._tables(catalog.relaxed)
-        return Plan(
-            statement=statement,
-            columns=facts.columns,
-            tier="collect",
-            scatter=tuple(scatter),
-            gather=statement.normal,
-            tables=tables,
-            relaxed_tables=self._tables(frozenset(catalog.tables)),
-            rules=tuple(rules),
-            reason=reason,
-        )
-
-    def _ship(self, table: Table, read: frozenset[str], condition: str) -> ScatterStatement:
-        names = {name.lower() for name in read}
-        if table.without_rowid:
-            names |= {name.lower() for name in table.key}
-        columns = [quote(column.name) for column in table.columns if column.name.lower() in names and column.shown]
-        if not columns:
-            columns = [quote(next(column.name for column in table.columns if column.shown))]
-            listed = ["NULL"]
-        else:
-            listed = columns
-        order = ""
-        if table.rowid is not None:
-            order = f" ORDER BY {table.rowid}"
-        elif table.without_rowid:
-            order = f" ORDER BY {', '.join(map(quote, table.key))}"
-        return ScatterStatement.build(
-            f"SELECT {', '.join(listed)} FROM {quote(table.name)}{condition}{order}", quote(table.name), columns
-        )
-
-    def _tables(self, relaxed: frozenset[str]) -> tuple[str, ...]:
-        return self.catalog.statements(relaxed=relaxed)
 
     # -- routing --------------------------------------------------------------------------------------------------
 
@@ -281,19 +225,3 @@ def _only_table(tree: Node, catalog: Catalog) -> Select | None:
     if table is None or table.kind != "table":
         return None
     return Select(tree, table, tables[0].alias or table.name)
-
-
-def _pushable(source: Select) -> str:
-    """Return the WHERE clause as text where each row's own columns decide it; empty otherwise."""
-    where = source.node.args.get("where")
-    if where is None or where.find(exp.Query, exp.Exists, exp.Window):
-        return ""
-    try:
-        resolved = source.resolve(where.this)
-    except Undecided:
-        return ""
-    if resolved.find(exp.Query, exp.Exists, exp.Window):
-        return ""
-    if source.alias == source.table.name:
-        return f" WHERE {text(resolved)}"
-    return f" AS {quote(source.alias)} WHERE {text(resolved)}"
