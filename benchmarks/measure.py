@@ -29,7 +29,7 @@ class Sizes:
     rows : int
         Of the column that is summed.
     rounds : int
-        At most; a subject ends before where they take longer than `subject_s` seconds, though not before the third.
+        At most; a subject ends before where they take longer than `subject_s` seconds, though not before its least.
     """
 
     vendors: tuple[int, ...] = (1_000, 10_000)
@@ -81,6 +81,10 @@ class Subject:
         The question, and what one run does `count` of.
     equal : callable
         Whether a peer's answer is ours.
+    note : str
+        What a reader of the figures should know.
+    least_rounds : int
+        Rounds that are run however long they take.
     """
 
     name: str
@@ -90,6 +94,7 @@ class Subject:
     peers: tuple[Contender, ...]
     equal: Callable[[Any, Any], bool] = eq
     note: str = ""
+    least_rounds: int = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +161,7 @@ def measure(subject: Subject, *, rounds: int, subject_s: float) -> list[Figure]:
     rounds : int
         At most.
     subject_s : float
-        No round begins after so many seconds of timing, the first three excepted.
+        No round begins after so many seconds of timing, the subject's least excepted.
 
     Returns
     -------
@@ -167,7 +172,7 @@ def measure(subject: Subject, *, rounds: int, subject_s: float) -> list[Figure]:
     contenders = (subject.ours, *subject.peers)
     times: list[list[float]] = []
     spent_s = 0.0
-    while len(times) < rounds and (len(times) < 3 or spent_s < subject_s):
+    while len(times) < rounds and (len(times) < subject.least_rounds or spent_s < subject_s):
         row = [0.0] * len(contenders)
         for step in range(len(contenders)):
             place = (step + len(times)) % len(contenders)

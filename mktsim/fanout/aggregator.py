@@ -22,10 +22,10 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mktsim.errors import InvalidArgumentError, MktsimError
+from mktsim.errors import InvalidArgumentError
 from mktsim.fanout.messages import Partial, ScatterRequest
 from mktsim.fanout.policy import ScatterPolicy
-from mktsim.fanout.scanner import HAND_IN_SHARE, ScatterTarget, ShardScanner, combined, combines_scattered
+from mktsim.fanout.scanner import HAND_IN_SHARE, ScatterTarget, ShardScanner, combined
 from mktsim.fanout.scatter import Node, Scatter, Target
 from mktsim.fanout.station import Station
 from mktsim.network import Network
@@ -164,19 +164,11 @@ class Aggregator:
         segments: list[Segment] = [segment for partial in partials for segment in partial.segments]
         rows = sum(partial.rows for partial in partials)
         useless = scatter.failures and not request.allow_partial
-        combine = request.combine
-        if combine is not None and len(segments) > 1 and not useless:
+        if request.combine is not None and len(segments) > 1 and not useless:
             if self._is_scattered:
                 segments.sort(key=lambda segment: segment[0])
-            if not self._is_scattered or combines_scattered(combine[0]):
-                try:
-                    segments = combined(segments, combine)
-                except MktsimError:
-                    raise
-                except Exception:
-                    pass  # A child's rows do not fit: the coordinator will find out whose, from the rows as they are.
-                else:
-                    rows = sum(len(parts[0]) for _, parts in segments)
+            segments = combined(segments, request.combine)
+            rows = sum(len(parts[0]) for _, parts in segments)
         return Partial(segments, sum(partial.answered for partial in partials), rows, scatter.failures)
 
 

@@ -32,7 +32,6 @@ from typing import Any, Protocol
 
 from mktsim.errors import (
     EmptyFleetError,
-    EvaluationError,
     IncompleteAnswerError,
     InvalidArgumentError,
     MktsimError,
@@ -43,7 +42,7 @@ from mktsim.errors import (
     VendorError,
 )
 from mktsim.fanout.aggregator import Aggregator, leave, leaves, serve, tree
-from mktsim.fanout.guarantees import Guarantees, guarantees
+from mktsim.fanout.guarantees import guarantees
 from mktsim.fanout.messages import Partial, ScatterRequest
 from mktsim.fanout.policy import ScatterPolicy
 from mktsim.fanout.result import Coverage, Explanation, QueryResult, QueryStats
@@ -136,7 +135,10 @@ class QueryCoordinator:
             raise InvalidArgumentError(f"two scanners have the id {twice!r}")
         self._top = tuple(tree(self.scanners, fanout_width, prefix=f"{address}/aggregator"))
         self._network = network if network is not None else InProcessNetwork()
-        self._place = {scanner.id: place for place, scanner in enumerate((*self._leaves, *self._top))}
+        self._nodes = {node.id: node for node in _inner_nodes(self._top)}
+        self._place = {scanner.id: place for place, scanner in enumerate(self._leaves)}
+        # An aggregator stands where its first leaf does.
+        self._place.update((id_, self._place[next(leaves([node])).id]) for id_, node in self._nodes.items())
         self._by_vendor = bool(self._leaves) and all(isinstance(scanner, ShardScanner) for scanner in self._leaves)
         self._functions = all(scanner.has_functions for scanner in self._leaves)
         self._planner = Planner(schema, functions=self._functions) if schema is not None else None
@@ -214,9 +216,12 @@ class QueryCoordinator:
                 self._judge(partials, failures, allow_partial)
             scattered = perf_counter()
             if routed:
-                rows = self._routed_rows(plan, partials, failures, allow_partial)
+                rows = [row for partial in partials.values() for _, parts in partial.segments for row in parts[0]]
             else:
-                rows = self._gather(plan, values, partials, failures, allow_partial)
+                segments = self._ordered(partials)
+                # Counted now, for the gather takes the rows out of the segments.
+                before = _rows_before(segments, failures, self._place, self._by_vendor) if failures else 0
+                rows = self._engine.gather(plan, segments, values)
             finished = perf_counter()
         answered = sum(partial.answered for partial in partials.values())
         stats = QueryStats(
@@ -236,7 +241,7 @@ class QueryCoordinator:
         if not failures:
             return QueryResult(rows, plan.columns, stats, Coverage(asked, answered))
         coverage = self._coverage(asked, answered, failures, targets)
-        held = self._guaranteed(planner, plan, values, routed, partials, coverage, rows)
+        held = guarantees(planner, plan, values, rows=rows, rows_before=0 if routed else before, routed=routed)
         return QueryResult(rows, plan.columns, stats, coverage, held)
 
     def stream(
@@ -366,7 +371,12 @@ class QueryCoordinator:
             bound: Any = values
             if isinstance(params, Mapping):
                 bound = dict(zip(names, values, strict=True))
-            return ScatterRequest(((plan.statement.sql, bound),), deadline_s=deadline, allow_partial=allow_partial)
+            return ScatterRequest(
+                ((plan.statement.sql, bound),),
+                deadline_s=deadline,
+                allow_partial=allow_partial,
+                widths=(len(plan.columns),),
+            )
         reach = plan.limit.reach(planner.catalog.vendor, values) if plan.limit is not None else -1
 
         def bind(binders: tuple[Any, ...]) -> tuple[Value, ...]:
@@ -379,6 +389,7 @@ class QueryCoordinator:
             deadline_s=deadline,
             allow_partial=allow_partial,
             policy=None if policy.asks_once else policy,
+            widths=tuple(statement.width for statement in plan.scatter),
         )
 
     # -- what came back -------------------------------------------------------------------------------------------
@@ -397,49 +408,7 @@ class QueryCoordinator:
             raise VendorError(f"vendor {twice!r:.80} answered from two shards: it must be in one", vendor_id=twice)
         return segments
 
-    def _gather(
-        self,
-        plan: Plan,
-        values: tuple[Value, ...],
-        partials: dict[str, Partial],
-        failures: dict[str, Exception],
-        allow_partial: bool,
-    ) -> list[Any]:
-        try:
-            return self._engine.gather(plan, self._ordered(partials), values)
-        except (EvaluationError, TypeError, ValueError, IndexError) as error:
-            # The statement, or a vendor whose rows are not what was asked for?
-            widths = [statement.width for statement in plan.scatter]
-            culprits = _malformed(partials, widths)
-            if not culprits:
-                raise
-            failures.update(culprits)
-            self._judge(partials, failures, allow_partial, error)
-        for id_, partial in partials.items():
-            kept = [segment for segment in partial.segments if segment[0] not in culprits]
-            lost = len(partial.segments) - len(kept)
-            if lost:
-                rows = sum(len(rows) for _, parts in kept for rows in parts)
-                partials[id_] = Partial(kept, partial.answered - lost, rows, partial.failures)
-        return self._engine.gather(plan, self._ordered(partials), values)
-
-    def _routed_rows(
-        self, plan: Plan, partials: dict[str, Partial], failures: dict[str, Exception], allow_partial: bool
-    ) -> list[Any]:
-        culprits = _malformed(partials, [len(plan.columns)])
-        if culprits:
-            partials.clear()
-            failures.update(culprits)
-            self._judge(partials, failures, allow_partial)
-        return [row for partial in partials.values() for _, parts in partial.segments for row in parts[0]]
-
-    def _judge(
-        self,
-        partials: dict[str, Partial],
-        failures: dict[str, Exception],
-        allow_partial: bool,
-        cause: Exception | None = None,
-    ) -> None:
+    def _judge(self, partials: dict[str, Partial], failures: dict[str, Exception], allow_partial: bool) -> None:
         """Raise unless a partial answer is allowed and possible."""
         for error in failures.values():
             if isinstance(error, QueryError):
@@ -457,7 +426,7 @@ class QueryCoordinator:
             "retry, or take what there is with allow_partial=True",
             answered=answered,
             missing=missing,
-        ) from (cause or first)
+        ) from first
 
     def _in_order(self, ids: Iterable[str]) -> list[str]:
         """Return ids of scanners, then of single vendors, in their order."""
@@ -468,7 +437,7 @@ class QueryCoordinator:
         self, asked: int, answered: int, failures: Mapping[str, Exception], targets: list[Target]
     ) -> Coverage:
         only = {scanner.id: listed for scanner, listed in targets if listed is not None}
-        known: dict[str, Any] = {scanner.id: scanner for scanner in (*_all_nodes(self._top), *self._leaves)}
+        known: dict[str, Any] = {**self._nodes, **self._by_id}
 
         def expand(id_: str) -> Iterable[str]:
             scanner = known.get(id_)
@@ -477,24 +446,6 @@ class QueryCoordinator:
             return scanner.vendor_ids() if isinstance(scanner, ShardScanner | Aggregator) else (id_,)
 
         return Coverage(asked, answered, tuple(self._in_order(failures)), expand)
-
-    def _guaranteed(
-        self,
-        planner: Planner,
-        plan: Plan,
-        values: tuple[Value, ...],
-        routed: bool,
-        partials: dict[str, Partial],
-        coverage: Coverage,
-        rows: list[Any],
-    ) -> Guarantees:
-        before = 0
-        if not routed and not self._by_vendor:
-            before = _rows_before(self._ordered(partials), coverage.missing_vendors, self._place)
-        elif not routed:
-            missing = coverage.missing_vendors
-            before = _rows_before(self._ordered(partials), missing, None)
-        return guarantees(planner, plan, values, rows=rows, rows_before=before, routed=routed)
 
     # -- the schema -----------------------------------------------------------------------------------------------
 
@@ -619,44 +570,23 @@ def _replicas(
     return served, addresses
 
 
-def _all_nodes(scanners: Iterable[ScatterTarget]) -> Iterator[Aggregator]:
+def _inner_nodes(scanners: Iterable[ScatterTarget]) -> Iterator[Aggregator]:
     for scanner in scanners:
         if isinstance(scanner, Aggregator):
             yield scanner
-            yield from _all_nodes(scanner.scanners)
+            yield from _inner_nodes(scanner.scanners)
 
 
-def _malformed(partials: Mapping[str, Partial], widths: Sequence[int]) -> dict[str, Exception]:
-    """Return an error for each vendor whose rows are not of the shape, or the types, that were asked for."""
-    found: dict[str, Exception] = {}
-    for partial in partials.values():
-        for place, parts in partial.segments:
-            if len(parts) != len(widths):
-                found[place] = VendorError(
-                    f"vendor {place!r:.80} answered {len(parts)} statements of {len(widths)}", vendor_id=place
-                )
-                continue
-            for rows, width in zip(parts, widths, strict=True):
-                for row in rows:
-                    if len(row) != width or not all(isinstance(value, _VALUES) for value in row):
-                        found[place] = VendorError(
-                            f"vendor {place!r:.80} answered a row that is not {width} values of SQLite: {row!r:.200}",
-                            vendor_id=place,
-                        )
-    return found
-
-
-_VALUES = (type(None), int, float, str, bytes)
-
-
-def _rows_before(segments: Iterable[Any], missing: Sequence[str], places: Mapping[str, int] | None) -> int:
+def _rows_before(segments: Iterable[Any], failures: Iterable[str], places: Mapping[str, int], by_vendor: bool) -> int:
     """Count the rows of the vendors that precede, in the order of vendors, all that are missing."""
-
-    def place(id_: str) -> Any:
-        return id_ if places is None else places[id_]
-
-    first = min(map(place, missing))
-    return sum(len(parts[0]) for id_, parts in segments if parts and place(id_) < first)
+    if by_vendor:
+        # A shard's vendors may stand anywhere; single vendors, and no others, are known by their own id.
+        missing = list(failures)
+        if any(id_ in places for id_ in missing):
+            return 0
+        return sum(len(parts[0]) for vendor_id, parts in segments if parts and vendor_id < min(missing))
+    first = min(places[id_] for id_ in failures)
+    return sum(len(parts[0]) for id_, parts in segments if parts and places[id_] < first)
 
 
 def _attempt(execute: Any, sql: str, params: Any) -> Any:

@@ -63,6 +63,8 @@ class ScatterRequest:
         The twin of this copy.
     budget_s : float or None
         The deadline as seconds from now, for a process with a clock of its own.
+    widths : tuple of int
+        Values per row of each statement, by which answers of unknown origin are checked; empty where not known.
     """
 
     statements: tuple[tuple[str, Any], ...]
@@ -73,6 +75,7 @@ class ScatterRequest:
     policy: ScatterPolicy | None = None
     tie: Tie | None = None
     budget_s: float | None = None
+    widths: tuple[int, ...] = ()
 
     def replace(self, **changes: Any) -> ScatterRequest:
         """Return a copy with some values changed."""

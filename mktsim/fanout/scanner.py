@@ -3,15 +3,15 @@
 Rules
 -----
 Every scanner takes the same request and returns the same partial, so that a shard, an aggregator of shards or a single
-vendor may stand in the same place. A segment carries its vendor's place in the order of vendors, which is how a
-partial can arrive in any order and still be merged as one table would have it.
+vendor may stand in the same place. What any callable returns is checked before it counts as an answer. A segment
+carries its vendor's place in the order of vendors, which is how a partial can arrive in any order and still be merged
+as one table would have it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor
 from time import perf_counter
@@ -30,18 +30,19 @@ from mktsim.fanout.interrupt import interrupting, limited, prepare, was_interrup
 from mktsim.fanout.messages import Partial, ScatterRequest
 from mktsim.sql import Combiner, Segment, register
 from mktsim.sql.plan import Combine
+from mktsim.sqlite import SQLError
 from mktsim.storage import VendorStore
 
 Row = tuple[Any, ...]
 #: Runs one statement on one vendor's database and returns its rows, or an awaitable of them.
 Execute = Callable[[str, Any], Any]
 
+_TYPES: Final = frozenset((type(None), int, float, str, bytes))
 #: A scan with a deadline gives others a turn after as many vendors, or as many seconds.
 _SLICE: Final = 256
 _SLICE_S: Final = 0.005
 #: What is left of the time to a deadline, for a node of several vendors to hand in what it has.
 HAND_IN_SHARE: Final = 0.1
-_EXTREME: Final = re.compile(r"(?i)\bM(?:IN|AX)\s*\((?!\s*mktsim_ordinal)")
 
 
 class ScatterTarget(Protocol):
@@ -160,9 +161,9 @@ class Scanner:
                     answers = self._run(request)
             else:
                 answers = self._run(request)
-            if any(inspect.isawaitable(answer) for answer in answers):
-                return self._await(answers)
-            return self._partial(answers)
+            if any(type(answer) is not list and inspect.isawaitable(answer) for answer in answers):
+                return self._await(answers, request)
+            return self._partial(answers, request)
         except Exception as error:
             raise self._named(error) from error
 
@@ -181,20 +182,27 @@ class Scanner:
             if own:
                 self._connection.execute("ROLLBACK")
 
-    async def _await(self, answers: Sequence[Any]) -> Partial:
+    async def _await(self, answers: Sequence[Any], request: ScatterRequest) -> Partial:
         try:
-            return self._partial([await answer if inspect.isawaitable(answer) else answer for answer in answers])
+            settled = [await answer if inspect.isawaitable(answer) else answer for answer in answers]
+            return self._partial(settled, request)
         except Exception as error:
             raise self._named(error) from error
 
-    def _partial(self, answers: Iterable[Any]) -> Partial:
+    def _partial(self, answers: Iterable[Any], request: ScatterRequest) -> Partial:
         parts = [[row if type(row) is tuple else _as_tuple(row) for row in answer] for answer in answers]
+        if self._connection is None and request.widths:
+            for part, width in zip(parts, request.widths, strict=True):
+                _check_rows(part, width)
         rows = sum(map(len, parts))
         return Partial([(self.id, parts)] if rows else [], 1, rows)
 
     def _named(self, error: Exception) -> Exception:
         if isinstance(error, MktsimError):
             return error
+        if isinstance(error, SQLError) or getattr(error, "sqlite_errorcode", None) == 1:
+            # SQLite could not compute it from this vendor's rows: over one database it could not either.
+            return EvaluationError(f"vendor {self.id!r}: {error}")
         kind: type[VendorError] = VendorError
         if isinstance(error, TimeoutError):
             kind = VendorTimeoutError
@@ -207,6 +215,16 @@ def _as_tuple(row: Any) -> Row:
     if isinstance(row, str | bytes):
         raise TypeError(f"a row must be a sequence of values, not {row!r:.80}")
     return tuple(row.values()) if isinstance(row, Mapping) else tuple(row)
+
+
+def _check_rows(rows: list[Row], width: int) -> None:
+    """Raise unless every row is as many values as were asked for, each of a type that SQLite has."""
+    if not {len(row) for row in rows} <= {width}:
+        row = next(row for row in rows if len(row) != width)
+        raise ValueError(f"a row of {width} values was asked for, not {row!r:.200}")
+    if not {type(value) for row in rows for value in row} <= _TYPES:
+        value = next(v for row in rows for v in row if not isinstance(v, int | float | str | bytes | None))
+        raise TypeError(f"SQLite has no value {value!r:.200}")
 
 
 class ShardScanner:
@@ -393,7 +411,7 @@ def scan_shard(path: str, request: ScatterRequest) -> Partial:
         raise VendorTimeoutError(f"shard file {path} reached the deadline", vendor_id=path) from None
     finally:
         answers.close()  # type: ignore[attr-defined]
-    if request.combine is None or not combines_scattered(request.combine[0]):
+    if request.combine is None:
         return partial
     segments = combined(partial.segments, request.combine)
     return Partial(segments, partial.answered, sum(len(parts[0]) for _, parts in segments))
@@ -413,15 +431,6 @@ def combined(segments: list[Segment], combine: tuple[Combine, Any]) -> list[Segm
         return combiner(segments)
     finally:
         combiner.close()
-
-
-def combines_scattered(combine: Combine) -> bool:
-    """Whether segments may be combined when others, sent elsewhere, have places between theirs.
-
-    Of values that compare equal ('a' and 'A', 1 and 1.0) MIN and MAX take the first seen. Combined, such a value
-    takes the place of the first segment, before others that were seen earlier than it: those must travel as they are.
-    """
-    return _EXTREME.search(combine.sql) is None
 
 
 def store_scanners(store: VendorStore, *, executor: Executor | None = None) -> list[ShardScanner]:

@@ -23,6 +23,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from heapq import merge
 from itertools import islice
@@ -167,8 +168,9 @@ class RowStream:
                 request = request.replace(combine=None)
                 flow = _Flow(coordinator, by_rows, values, request, policy, self._units(targets))
                 try:
-                    async for batch in flow.batches():
-                        yield batch
+                    async with aclosing(flow.batches()) as batches:
+                        async for batch in batches:
+                            yield batch
                 finally:
                     flow.cancel()
                     self.stats = QueryStats(
@@ -260,7 +262,7 @@ class _Flow:
         self.calls += scatter.calls
         if failures:
             coordinator._judge(partials, failures, allow_partial)
-        batch = coordinator._gather(self._by_rows.plan, self._values, partials, failures, allow_partial)
+        batch = coordinator._engine.gather(self._by_rows.plan, coordinator._ordered(partials), self._values)
         if failures:
             self._fail(failures, unit)
         self.answered += sum(partial.answered for partial in partials.values())

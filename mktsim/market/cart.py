@@ -23,6 +23,8 @@ class Cart:
         Who buys.
     items : iterable of mappings
         Each with `vendorId`, one of `productId` and `sku`, and `quantity` (1 when absent).
+    key : str, optional
+        Your own name for this purchase: a cart that is placed again under the same key places nothing twice.
 
     Raises
     ------
@@ -37,15 +39,19 @@ class Cart:
 
     customer: str
     items: tuple[dict[str, Any], ...] = field(default=())
+    key: str | None = None
 
-    def __init__(self, customer: str, items: Iterable[Mapping[str, Any]]) -> None:
+    def __init__(self, customer: str, items: Iterable[Mapping[str, Any]], key: str | None = None) -> None:
         _check_text("customer", customer)
         if isinstance(items, str | bytes | Mapping) or not isinstance(items, Iterable):
             raise InvalidArgumentError(f"the items of a cart are a list of mappings, not {type(items).__name__}")
         checked = tuple(_item(number, item) for number, item in enumerate(items))
         if not 0 < len(checked) <= _MAX_ITEMS:
             raise InvalidArgumentError(f"a cart holds 1 to {_MAX_ITEMS} items, not {len(checked)}")
+        if key is not None:
+            _check_text("key", key)
         object.__setattr__(self, "customer", customer)
+        object.__setattr__(self, "key", key)
         object.__setattr__(self, "items", checked)
 
     def by_vendor(self) -> dict[str, list[dict[str, Any]]]:

@@ -10,80 +10,36 @@ is the vendor's answer if the first attempt succeeded; if not, the order is `pla
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import partial
 from html import escape
 from os import PathLike
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final
+from typing import Any
 
-from mktsim.errors import InvalidArgumentError, NotCallableError, OrderError, UnknownVendorError
+from mktsim.errors import InvalidArgumentError, NotCallableError, OrderError
 from mktsim.fanout import Explanation, QueryCoordinator, QueryResult, store_scanners
 from mktsim.market.cart import Cart
 from mktsim.market.layout import Layout, find_layout
-from mktsim.market.nouns import SCHEMA
+from mktsim.market.nouns import NOUNS
+from mktsim.market.opening import Opening
+from mktsim.market.orders import commission_of
+from mktsim.market.routing import OrderRouter
+from mktsim.market.search import SearchPage, search
+from mktsim.market.system import SYSTEM_SCHEMA, MarketObject
+from mktsim.market.upkeep import DeletionProof, check_deletable, delete_vendor, export_vendor, import_vendor
 from mktsim.market.vendor import VendorObject
 from mktsim.network import InProcessNetwork, Network
-from mktsim.objects import Caller, DurableObject, Event, ObjectHost, RetryPolicy, Stub, Subscriptions, object_schema
-from mktsim.objects.durable import Sent
-from mktsim.objects.events import EventMessage
-from mktsim.objects.ledger import LEDGER_TABLE, FixedLedger, StoreLedger
+from mktsim.objects import Caller, DurableObject, Event, ObjectHost, Stub, Subscriptions, object_schema
+from mktsim.objects.context import Delivery
+from mktsim.objects.events import EventHandler, EventMessage
+from mktsim.objects.ledger import FixedLedger, StoreLedger
+from mktsim.objects.log import EventLog
 from mktsim.sql.schema import Schema
 from mktsim.storage import VendorStore
 from mktsim.storage.guards import check_vendor_id
 from mktsim.streams import Streams
-
-#: The platform's own databases: outbox and inbox of the marketplace, and the ledger of vendors with events to deliver.
-_SYSTEM_SCHEMA: Final = Schema((*object_schema().statements, LEDGER_TABLE))
-
-
-class MarketObject(DurableObject):
-    """The marketplace's own durable object: numbers its runs and keeps the events of orders."""
-
-    creators = frozenset({"begin"})
-
-    def begin(self) -> int:
-        """Return the number of this run, never given out before."""
-        return self.next_serial()
-
-    def place(self, orders: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Send ``Order.placed`` for each order: all of them or none."""
-        return [self.send("Order.placed", order) for order in orders]
-
-
-class Opening:
-    """A marketplace about to be opened: ``await`` it, or use it by ``async with``."""
-
-    __slots__ = ("_make", "_market")
-
-    def __init__(self, make: Callable[[], Marketplace]) -> None:
-        self._make = make
-        self._market: Marketplace | None = None
-
-    def __await__(self) -> Generator[Any, None, Marketplace]:
-        return self._open().__await__()
-
-    async def __aenter__(self) -> Marketplace:
-        self._market = await self._open()
-        return self._market
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._market is not None:
-            await self._market.close()
-
-    async def _open(self) -> Marketplace:
-        market = self._make()
-        try:
-            await market._begin()
-        except BaseException:
-            await market.close()
-            raise
-        return market
 
 
 class Marketplace:
@@ -96,6 +52,7 @@ class Marketplace:
 
     Examples
     --------
+    >>> import asyncio
     >>> async def story():
     ...     async with Marketplace.open() as market:
     ...         acme = market.vendor("acme")
@@ -119,6 +76,7 @@ class Marketplace:
         network: Network | None,
         seed: int,
         clock: Callable[[], float] | None,
+        commission_bp: int = 0,
         fill: Callable[[VendorStore], object] | None = None,
     ) -> None:
         streams = Streams(seed)
@@ -127,16 +85,15 @@ class Marketplace:
         self._layout = layout
         self._fill = fill
         self._network: Network = network if network is not None else InProcessNetwork()
-        self._first_attempts: dict[str, asyncio.Future[dict[str, Any] | None]] = {}
-        self._run = 0
-        self._orders = 0
+        self._schema = schema
         self._closers: list[Callable[[], Any]] = []
         try:
             self.ring = layout.ring()
             self._vendors = layout.open_vendors(path, schema, self.ring.get_node)
             self._closers.append(self._vendors.close)
-            system = layout.open_system(path, _SYSTEM_SCHEMA)
+            system = layout.open_system(path, SYSTEM_SCHEMA)
             self._closers.append(system.close)
+            self._log = EventLog(system, "log")
             self._coordinator = QueryCoordinator(
                 store_scanners(self._vendors, executor=executor), ring=self.ring, schema=schema, network=self._network
             )
@@ -162,8 +119,7 @@ class Marketplace:
                 ledger=FixedLedger(["market"]),
                 clock=clock,
                 queue_limit=1_000_000,
-                policy=RetryPolicy(),
-                on_dead=self._order_is_dead,
+                on_dead=lambda *dead: self._router.is_dead(*dead),
             )
             self._closers.append(self._system_host.close)
             self._network.register("market", self._serve)
@@ -175,7 +131,7 @@ class Marketplace:
                 close()
             raise
         self._own = self.calls.stub("system/market")
-        self.on.Order.placed(self._route_order)
+        self._router = OrderRouter(self._own, self.vendor, self._vendors, self.on, commission_bp=commission_bp)
 
     @classmethod
     def open(
@@ -190,6 +146,7 @@ class Marketplace:
         network: Network | None = None,
         seed: int = 0,
         clock: Callable[[], float] | None = None,
+        commission_bp: int = 500,
     ) -> Opening:
         """Open a marketplace, or make a new one: ``market = await Marketplace.open()``, or ``async with``.
 
@@ -206,13 +163,16 @@ class Marketplace:
         executor : Executor, optional
             Where shards are scanned; in this process when absent.
         vendor_class : type
-            What a vendor is; a subclass of :class:`VendorObject`.
+            What a vendor is; a subclass of :class:`VendorObject`. Its `nouns` may go on after those of its base.
         network : Network, optional
             What messages travel by; in process when absent.
         seed : int
             Of the jitter between deliveries.
         clock : callable, optional
-            Seconds since 1970-01-01 UTC for `createdAt`, `time.time` for instance; the loop's own time when absent.
+            Seconds since 1970-01-01 UTC for `createdAt` and reservations that outlive the process, `time.time` for
+            instance; the loop's own time when absent.
+        commission_bp : int
+            What the marketplace keeps of an order, in hundredths of a percent.
 
         Raises
         ------
@@ -220,20 +180,23 @@ class Marketplace:
         """
         if not (isinstance(vendor_class, type) and issubclass(vendor_class, VendorObject)):
             raise InvalidArgumentError(f"vendor_class must be a subclass of VendorObject, not {vendor_class!r:.80}")
-        if vendor_class.nouns != VendorObject.nouns:
-            raise InvalidArgumentError("a vendor_class with nouns of its own needs a schema of its own: keep the nouns")
+        if vendor_class.nouns[: len(NOUNS)] != NOUNS:
+            raise InvalidArgumentError("the nouns of a vendor_class are those of VendorObject and then its own")
+        commission_of(0, commission_bp)
+        schema = object_schema(*vendor_class.nouns)
         folder = _folder(path)
 
         def make() -> Marketplace:
             return cls(
                 layout=find_layout(folder, store=store, shards=shards, virtual_nodes=virtual_nodes),
                 path=folder,
-                schema=SCHEMA,
+                schema=schema,
                 vendor_class=vendor_class,
                 executor=executor,
                 network=network,
                 seed=seed,
                 clock=clock,
+                commission_bp=commission_bp,
             )
 
         return Opening(make)
@@ -325,48 +288,126 @@ class Marketplace:
         """Say how a statement would be answered; see :meth:`mktsim.fanout.QueryCoordinator.explain`."""
         return self._coordinator.explain(sql, params)
 
-    async def place_order(self, cart: Cart) -> list[dict[str, Any]]:
+    async def place_order(
+        self, cart: Cart, *, all_or_nothing: bool = False, hold_s: float = 60.0
+    ) -> list[dict[str, Any]]:
         """Place one order with each vendor of a cart.
+
+        Parameters
+        ----------
+        cart : Cart
+            One with a `key` places nothing twice: placed again, it returns how its orders stand by now.
+        all_or_nothing : bool
+            Accept all orders, or release what is held: vendors hold their orders until each has answered.
+        hold_s : float
+            How long they hold at most while another does not answer, seconds.
 
         Returns
         -------
         list of dict
             An order per vendor, in the order in which the cart first names them: the vendor's row, whose `status` is
-            ``accepted`` or ``rejected`` (with a `reason`); or ``placed`` where the vendor did not answer the first
-            attempt, which will be repeated.
+            ``accepted`` or ``rejected`` (with a `reason`), or ``cancelled`` where it was released; or ``placed`` where
+            the vendor did not answer the first attempt, which will be repeated.
 
         Raises
         ------
         InvalidArgumentError, UnknownVendorError, OrderError
             Nothing was written.
+        DuplicateError
+            The key was used for another cart.
         """
-        if not isinstance(cart, Cart):
-            raise InvalidArgumentError(f"place_order takes a Cart, not {type(cart).__name__}")
         if self._fill is not None:
             raise OrderError("a marketplace made of frames holds no orders: open one with Marketplace.open()")
-        groups = cart.by_vendor()
-        unknown = [vendor_id for vendor_id in groups if vendor_id not in self._vendors]
-        if unknown:
-            raise UnknownVendorError(
-                f"no vendor {', '.join(f'{each!r:.80}' for each in unknown[:10])}; nothing was ordered"
-            )
-        orders: list[dict[str, Any]] = []
-        for vendor_id, items in groups.items():
-            self._orders += 1
-            order_id = f"order-{self._run}-{self._orders}"
-            orders.append({"orderId": order_id, "vendorId": vendor_id, "customer": cart.customer, "items": items})
-        loop = asyncio.get_running_loop()
-        first = [self._first_attempts.setdefault(order["orderId"], loop.create_future()) for order in orders]
-        try:
-            await self._own.place(orders)
-            answers = await asyncio.gather(*first)
-        finally:
-            for order in orders:
-                self._first_attempts.pop(order["orderId"], None)
-        return [
-            {**order, "status": "placed", "reason": None} if answer is None else answer
-            for order, answer in zip(orders, answers, strict=True)
-        ]
+        return await self._router.place(cart, all_or_nothing=bool(all_or_nothing), hold_s=hold_s)
+
+    async def search(
+        self,
+        text: str = "",
+        *,
+        category: str | None = None,
+        sort: str = "rating",
+        page: str | None = None,
+        page_size: int = 20,
+    ) -> SearchPage:
+        """Return a page of the products of active vendors whose name holds `text`.
+
+        Parameters
+        ----------
+        text : str
+            As LIKE compares: ASCII letters match in either case. Empty for all.
+        category : str, optional
+        sort : {"rating", "price", "-price", "name", "newest"}
+            Best rated, cheapest, dearest, by name, or newest first; then by vendor and id.
+        page : str, optional
+            The `next` of the page before; the first page when absent.
+        page_size : int
+            From 1 to 1000.
+        """
+        return await search(self.query, text, category=category, sort=sort, page=page, page_size=page_size)
+
+    async def balances(self) -> dict[str, int]:
+        """Return the balance of every account over all vendors, in minor units; together they are 0."""
+        sql = "SELECT account, SUM(amount) FROM entries WHERE account IS NOT NULL GROUP BY account ORDER BY account"
+        return {str(account): int(amount) for account, amount in (await self.query(sql)).rows}
+
+    def events(self, name: str | None = None, *, since: int = 0, limit: int = 500) -> list[Event]:
+        """Return events of the log after an offset, in order, of one name or of all."""
+        return self._log.read(after=since, name=name, limit=limit)
+
+    async def subscribe(self, subscriber: str, name: str, handler: EventHandler, *, since: int = 0) -> int:
+        """Hear the logged events of a name after an offset, then those to come; return how many were replayed.
+
+        Parameters
+        ----------
+        subscriber : str
+            A name of your own: what a replay calls through stubs happens once per subscriber and event, however often
+            it is replayed.
+        name : str
+            ``"Order.placed"``.
+        handler : callable
+            Takes the :class:`~mktsim.objects.Event`.
+        since : int
+            The offset to begin after.
+        """
+        seen, replayed = since, 0
+        while events := self._log.read(after=seen, name=name):
+            for event in events:
+                await self.on.run(handler, event, Delivery(f"log/{subscriber}", event.offset, 0, "0"))
+                seen, replayed = event.offset, replayed + 1
+
+        def live(event: Event) -> Any:
+            return handler(event) if event.offset > seen else None
+
+        self.on.add(name, live)
+        return replayed
+
+    def export_vendor(self, vendor_id: str, path: str | PathLike[str]) -> int:
+        """Write a vendor's database, its integrity checked, as a SQLite file; return its size in bytes."""
+        return export_vendor(self._vendors, vendor_id, path)
+
+    def import_vendor(self, path: str | PathLike[str]) -> str:
+        """Add the vendor of an exported file and return its id.
+
+        Raises
+        ------
+        CorruptImageError, SchemaMismatchError, StorageError
+            The file is damaged, of another schema or encoding, or holds another vendor's rows; nothing was added.
+        DuplicateError
+            The vendor exists.
+        """
+        return import_vendor(self._vendors, path)
+
+    async def delete_vendor(self, vendor_id: str) -> DeletionProof:
+        """Delete a vendor and prove that its files are clean of it; the log keeps what it announced.
+
+        Raises
+        ------
+        OrderError
+            It has events that are not delivered, orders in flight, or money that is not paid out.
+        """
+        await self.idle()
+        await self._host.retire(vendor_id, check_deletable)
+        return delete_vendor(self._vendors, vendor_id)
 
     def dead_letters(self) -> list[dict[str, Any]]:
         """Return the events that could not be delivered: sender, seq, event, data and error of each."""
@@ -391,15 +432,16 @@ class Marketplace:
 
     async def idle(self) -> None:
         """Wait until every call is answered and every event delivered or dead."""
-        await self.calls.drain()
-        for host in self._hosts().values():
-            await host.pump.idle()
+        while True:
+            await self.calls.drain()
+            for host in self._hosts().values():
+                await host.pump.idle()
+            if not self.calls.busy and not any(host.pump.busy for host in self._hosts().values()):
+                return
 
     async def close(self) -> None:
         """Send and answer what is recorded, stop delivering, close the files; calling it again does nothing."""
-        for future in self._first_attempts.values():
-            if not future.done():
-                future.set_result(None)
+        self._router.give_up()
         closers, self._closers = self._closers, []
         for close in reversed(closers):
             waiting = close()
@@ -424,37 +466,17 @@ class Marketplace:
     async def _begin(self) -> None:
         if self._fill is not None:
             self._fill(self._vendors)
-        self._run = await self._own.begin()
+        self._router.run = await self._own.begin()
         self._system_host.resume()
         self._host.resume()
 
     def _hosts(self) -> dict[str, ObjectHost]:
         return {"vendor/": self._host, "system/": self._system_host}
 
-    def _serve(self, _address: str, message: Any) -> Any:
+    async def _serve(self, _address: str, message: Any) -> None:
         if not isinstance(message, EventMessage):
             raise NotCallableError("the market takes events only: call its vendors")
-        return self.on.deliver(message)
-
-    async def _route_order(self, event: Event) -> None:
-        """Hand an order to its vendor; the first handler of ``Order.placed``."""
-        data = event.data
-        order = {name: data[name] for name in ("orderId", "items", "customer")}
-        try:
-            answer = await self.vendor(data["vendorId"]).handle_order(order)
-        except Exception:
-            self._attempted(data["orderId"], None)
-            raise
-        self._attempted(data["orderId"], answer)
-
-    def _order_is_dead(self, _sender: str, event: Sent, _error: Exception) -> None:
-        for order_id in [each for each in self._first_attempts if f'"{each}"' in event.data]:
-            self._attempted(order_id, None)
-
-    def _attempted(self, order_id: str, answer: dict[str, Any] | None) -> None:
-        future = self._first_attempts.get(order_id)
-        if future is not None and not future.done():
-            future.set_result(answer)
+        await self.on.deliver(message, await self._log.append(message))
 
 
 def _folder(path: str | PathLike[str] | None) -> Path | None:

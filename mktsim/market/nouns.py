@@ -47,5 +47,24 @@ Order: Final = noun(
     },
 )
 
+#: The vendor's journal: what happened beside the rows above, by `kind`. `subject` is the order or product it is about,
+#: `account` the side of the ledger (money only) and `amount` minor units of money or units of stock, by kind.
+Entry: Final = noun(
+    "Entry",
+    {
+        "kind": "TEXT",
+        "subject": "TEXT",
+        "account": "TEXT",
+        "amount": "INTEGER",
+        "detail": "TEXT",
+        "createdAt": "TEXT",
+    },
+    table="entries",
+    compact=True,
+)
+
+#: The nouns of every vendor; a vendor class may have more, after these.
+NOUNS: Final = (Vendor, Product, Review, Order, Entry)
+
 #: What every vendor database is created from. No secondary indexes: a vendor's tables are small, and each costs a page.
-SCHEMA: Final[Schema] = object_schema(Vendor, Product, Review, Order)
+SCHEMA: Final[Schema] = object_schema(*NOUNS)

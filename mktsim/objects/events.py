@@ -128,12 +128,16 @@ class Subscriptions:
     async def deliver(self, message: EventMessage, offset: int = 0) -> None:
         """Run every handler of an event, one after the other; an error of one stops the delivery."""
         event = Event(f"{message.sender}#{message.seq}", message.name, json.loads(message.data), message.sender, offset)
-        for number, handler in enumerate(self.handlers(message.name)):
-            token = current_delivery.set(Delivery(message.sender, message.seq, message.settled, str(number)))
-            try:
-                with deadline_at(message.deadline_s):
-                    result = handler(event)
-                    if inspect.isawaitable(result):
-                        await result
-            finally:
-                current_delivery.reset(token)
+        with deadline_at(message.deadline_s):
+            for number, handler in enumerate(self.handlers(message.name)):
+                await self.run(handler, event, Delivery(message.sender, message.seq, message.settled, str(number)))
+
+    async def run(self, handler: EventHandler, event: Event, delivery: Delivery) -> None:
+        """Run one handler; the calls it makes carry the keys of `delivery`."""
+        token = current_delivery.set(delivery)
+        try:
+            result = handler(event)
+            if inspect.isawaitable(result):
+                await result
+        finally:
+            current_delivery.reset(token)

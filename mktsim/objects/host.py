@@ -176,11 +176,15 @@ class ObjectHost:
             raise InvalidArgumentError(f"{id!r:.80} has no dead letter {seq!r:.80}: dead_letters() lists them")
         self.pump.push(id, [Sent(*row) for row in rows])
 
-    def forget(self, id: str) -> None:
-        """Drop what is kept of an object whose database was deleted or replaced."""
-        self._active.pop(id, None)
-        self.alarms.set(id, None)
-        self._ledger.clear(id)
+    async def retire(self, id: str, check: Callable[[Connection], None]) -> None:
+        """Drop what is kept of an object, whose database is to be deleted, unless `check` raises."""
+        activation = self._activate(id)
+        async with activation.lock:
+            with self.store.read(id) as connection:
+                check(connection)
+            self._active.pop(id, None)
+            self.alarms.set(id, None)
+            self._ledger.clear(id)
 
     async def crash(self) -> None:
         """Stop as a killed process would: what is not on disk is gone. For simulations."""

@@ -49,7 +49,7 @@ class EventLog:
     def read(self, *, after: int = 0, name: str | None = None, limit: int = 500) -> list[Event]:
         """Return events of higher offsets in order, of one name or of all."""
         with self._store.read(self._id) as connection:
-            rows = connection.execute(
+            rows: list[tuple[Any, ...]] = connection.execute(
                 "SELECT place, sender, seq, name, data FROM _log WHERE place > ? AND (?2 IS NULL OR name = ?2) "
                 "ORDER BY place LIMIT ?3",
                 (after, name, limit),

@@ -127,6 +127,11 @@ class Pump:
                 self._start(self._run_lane(id, sender, lane, queue))
             queue.append(event)
 
+    @property
+    def busy(self) -> bool:
+        """Whether anything is on its way."""
+        return bool(self._tasks)
+
     async def idle(self) -> None:
         """Wait until nothing is on its way: delivered or dead."""
         while self._tasks:

@@ -163,9 +163,14 @@ class Caller:
             )
         return outcome.value
 
+    @property
+    def busy(self) -> bool:
+        """Whether anything is recorded or not answered yet."""
+        return bool(self._recorded or self._in_flight)
+
     async def drain(self) -> None:
         """Wait until everything recorded has been sent and answered."""
-        while self._recorded or self._in_flight:
+        while self.busy:
             if self._in_flight:
                 await asyncio.wait(self._in_flight)
             await asyncio.sleep(0)

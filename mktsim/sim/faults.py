@@ -14,7 +14,7 @@ No disk loses what was committed, and no message is altered. Two processors neve
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
@@ -148,7 +148,7 @@ def fault_from_dict(data: Any) -> Fault:
     >>> fault_from_dict({"kind": "loss", "targets": "vendor/*", "probability": 0.1}).probability
     0.1
     """
-    kind = data.get("kind") if isinstance(data, dict) else data
+    kind = data.get("kind") if isinstance(data, Mapping) else None
     if not isinstance(kind, str) or kind not in _KINDS:
         raise InvalidArgumentError(f"unknown kind of fault {kind!r:.80}; known: {', '.join(_KINDS)}")
     readers: dict[str, Callable[[Any], Any]] = {"delay": latency_from_dict}

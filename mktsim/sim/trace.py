@@ -7,8 +7,7 @@ in any process: its digest says so. Recording changes nothing of what it records
 
 Steps of a call, in order: ``waits`` (for a connection), ``sent`` (it left the sender's processor), ``arrived``,
 ``served``, ``back``, ``taken in``; or ``failed`` at the end. What else befalls it: ``lost``, ``refused`` (the host is
-down), ``shed``, ``duplicated``, ``cancelled`` (a tied twin). A call whose service was planned when it was sent has no
-step ``arrived``.
+down), ``shed``, ``duplicated``, ``cancelled`` (a tied twin).
 """
 
 from __future__ import annotations

@@ -105,9 +105,17 @@ class Table:
             return None
         return next((name for name in ROWID_NAMES if self.column(name) is None), None)
 
+    @property
+    def rowid_alias(self) -> str | None:
+        """The INTEGER PRIMARY KEY column, which is the rowid, or None."""
+        if self.without_rowid or len(self.key) != 1 or any(index.origin == "pk" for index in self.indexes):
+            return None
+        return self.key[0]
+
     def ddl(self, *, keys: bool) -> str:
         """Return DDL for a copy that takes any row: same names, types, collations; keys only where asked for."""
-        parts = [column.definition() for column in self.columns if column.shown]
+        untyped = " ANY" if self.strict else ""
+        parts = [column.definition() + ("" if column.type else untyped) for column in self.columns if column.shown]
         options = []
         if keys:
             by_origin = [index for index in self.indexes if index.origin in ("u", "pk")]
@@ -338,7 +346,9 @@ def _introspect(connection: Connection) -> list[Table]:
         columns = []
         for column, declared, _pk, hidden in info:
             collation = connection.column_metadata("main", name, column)[1] if kind == "table" else "BINARY"
-            columns.append(Column(column, _type(declared), collation, hidden != 1))
+            # In a STRICT table ANY means no affinity; elsewhere it would be NUMERIC.
+            kept = "" if strict and declared.upper() == "ANY" else _type(declared)
+            columns.append(Column(column, kept, collation, hidden != 1))
         key = tuple(row[0] for row in sorted((row for row in info if row[2]), key=lambda row: int(row[2])))
         indexes = tuple(_index(connection, name))
         tables.append(Table(name, kind, tuple(columns), key, bool(without_rowid), bool(strict), indexes))

@@ -86,7 +86,7 @@ def _columns(table: Table, facts: Facts) -> set[str]:
         return {column.name.lower() for column in table.columns}
     names = {name.lower() for name in facts.reads.get(table.name.lower(), ())}
     names |= {term.column.lower() for index in walked for term in index.terms if term.column is not None}
-    if table.without_rowid:
+    if table.without_rowid or table.rowid_alias is not None:  # The walk of one table would be by its key.
         names |= {name.lower() for name in table.key}
     return names
 

@@ -58,9 +58,16 @@ from mktsim.sqlite import Error, quote
 
 _ORDINAL = "mktsim_ordinal"
 _FIRST = "mktsim_first"
-_MERGEABLE = {"count", "sum", "avg", "total", "group_concat"}
+_MERGEABLE = {"count", "sum", "avg", "total", "group_concat", "string_agg"}
+#: Functions that return text, or an integer, or a blob, but never both an integer and a real number.
+_ONE_TYPE = {
+    "char", "concat", "concat_ws", "date", "datetime", "format", "hex", "instr", "json_type", "json_valid", "length",
+    "lower", "ltrim", "octet_length", "printf", "quote", "replace", "rtrim", "soundex", "strftime", "substr", "substring",
+    "time", "trim", "typeof", "unicode", "upper",
+}  # fmt: skip
 _STEP = re.compile(
-    r"(SCAN|SEARCH) .*?(?: USING (?:COVERING )?INDEX (.+?)(?: \(.*\))?| USING (?:INTEGER )?PRIMARY KEY.*)?\Z"
+    r"(SCAN|SEARCH) .*?"
+    r"(?: USING (?:COVERING )?INDEX (.+?)(?: \(.*\))?| USING (?:INTEGER )?PRIMARY KEY.*)?\Z"
 )
 _SORT_STEPS = ("USE TEMP B-TREE FOR ",)
 
@@ -113,6 +120,9 @@ def scan_order(select: Select, facts: Facts, catalog: Catalog) -> Scan:
         known = index is not None and all(term.column is not None for term in index.terms)
         if index is not None and known:
             terms = _walk(index, facts.reverse)
+    elif table.rowid_alias is not None and table.name.lower() not in catalog.relaxed:
+        # The rowid is a key that all vendors share: one table would be walked by it, not by vendor.
+        terms = ((table.rowid_alias, "BINARY", facts.reverse),)
     elif table.without_rowid and table.name.lower() not in catalog.relaxed:
         key = next((index for index in table.indexes if index.origin == "pk"), None)
         if key is not None:
@@ -245,8 +255,6 @@ class _Builder:
 
     def _distinct(self) -> Plan:
         """DISTINCT keeps each value's first row in scan order; so does each vendor, for its own rows."""
-        if self.scan.backwards:
-            raise Undecided("DISTINCT would be taken in a backward walk")
         chosen = {text(unwrap(item)).lower() for item in self.select.items}
         columns = {c.name.lower() for item in self.select.items if (c := self.select.column(unwrap(item))) is not None}
         if self.select.has_star:
@@ -255,9 +263,21 @@ class _Builder:
             column = self.select.column(unwrap(node))
             if not (column is not None and column.name.lower() in columns) and text(unwrap(node)).lower() not in chosen:
                 raise Undecided("DISTINCT is ordered by what it does not select")
-        if any(name.lower() not in columns for name, _, _ in self.scan.terms):
+        ordered = {c.name.lower() for key, _ in self.order if (c := self.select.column(unwrap(key))) is not None}
+        chosen_columns = [column for column in self.select.table.columns if column.name.lower() in columns]
+        settled = not self.select.has_star and all(
+            column.name.lower() in ordered and not _varies(column) for column in chosen_columns
+        )
+        settled = settled and len(columns) == len({text(unwrap(item)).lower() for item in self.select.items})
+        if self.scan.backwards and not settled:
+            raise Undecided("DISTINCT would be taken in a backward walk")
+        if not settled and any(name.lower() not in columns for name, _, _ in self.scan.terms):
             raise Undecided("DISTINCT would be taken in the order of an index on other columns")
         plain = all(self.select.column(unwrap(item)) is not None or is_star(item) for item in self.select.items)
+        if settled:  # ORDER BY tells all rows apart: the walk decides nothing.
+            self.scan = Scan((), True, False, self.scan.sorts)
+            self.partial = _Partial(self.select)
+            self._ship_roots()
         self.rules.append("DISTINCT runs at each vendor and again in the gather: it is idempotent")
         push = self.limit is not None
         if push:
@@ -292,6 +312,8 @@ class _Builder:
         by_walk = scan.within(key_columns)
         if first_seen and not by_walk:
             raise Undecided("a bare column or a spelling depends on a walk along an index")
+        if self.concatenates and finer:
+            raise Undecided("group_concat() beside a DISTINCT aggregate would be cut into pieces")
         if self.expression_shown and extremes:
             raise Undecided("a group's spelling depends on an extreme's row")
         if bare and extremes + bool(finer) > 1:
@@ -343,10 +365,10 @@ class _Builder:
                 if found is not None and (found.name.lower() not in key_columns or _varies(found)):
                     matters = True
             for node in root.walk():
-                if is_key(node) and not self._is_aggregate(node):
-                    column_ = select.column(unwrap(node))
-                    self.expression_shown |= column_ is None
-                    matters |= column_ is None or _varies(column_)
+                if is_key(node) and not isinstance(node, exp.Identifier) and not self._is_aggregate(node):
+                    varies = self._spelt_variously(node)
+                    self.expression_shown |= varies and select.column(unwrap(node)) is None
+                    matters |= varies
         return matters
 
     def _first_row(self) -> str:
@@ -501,8 +523,30 @@ class _Builder:
         return "", collation_of(self.catalog, self.statement, self.select, node, "")
 
     def _spelt_variously(self, node: Node) -> bool:
-        column = self.select.column(unwrap(node))
-        return column is None or _varies(column)
+        """Return whether equal values of an expression may differ: 1 and 1.0, 'a' and 'A' under NOCASE."""
+        node = unwrap(node)
+        column = self.select.column(node)
+        if column is not None:
+            return _varies(column)
+        if not self._has_one_type(node):
+            return True
+        return collation_of(self.catalog, self.statement, self.select, node, "").upper() != "BINARY"
+
+    def _has_one_type(self, node: Node) -> bool:
+        """Return whether an expression never is an integer in one row and a real number in another."""
+        node = unwrap(node)
+        if isinstance(node, exp.Mod | exp.Div):
+            return all(self._is_integer(side) for side in (node.left, node.right))
+        if isinstance(node, exp.Func) and not isinstance(node, exp.And | exp.Or):
+            return text(node).split("(", 1)[0].strip().lower() in _ONE_TYPE
+        return isinstance(node, exp.DPipe | exp.Literal | exp.Predicate | exp.Not | exp.And | exp.Or)
+
+    def _is_integer(self, node: Node) -> bool:
+        node = unwrap(node)
+        column = self.select.column(node)
+        if column is not None:  # Only a key that is the rowid can hold nothing but integers.
+            return column.name == self.select.table.rowid_alias
+        return isinstance(node, exp.Literal) and not node.is_string and node.this.isdigit()
 
     def _explicit(self, node: Node, collation: str) -> str:
         """Return a COLLATE clause where the argument has one of its own: it then belongs to the result as well."""

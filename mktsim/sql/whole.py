@@ -117,7 +117,8 @@ def _plan(
         written = term.copy()
         written.set("this", exp.column(f"o{place}"))
         hidden.append(text(key))
-        definitions.append(f"o{place} COLLATE {quote(collation_of(catalog, statement, select, key, group))}")
+        shown = quote(collation_of(catalog, statement, select, _without_windows(key), group))
+        definitions.append(f"o{place} COLLATE {shown}")
         sorting.append(text(written))
     group_keys = select.group_keys()
     down = _group_directions(node, len(group_keys)) if grouped else [""]
@@ -161,6 +162,16 @@ def _plan(
         limit=limit,
         rules=tuple(rules),
     )
+
+
+def _without_windows(node: Node) -> Node:
+    """Return a copy whose window calls are NULL: they have no collation, and their sorters would hide ORDER BY's."""
+    bare = exp.Paren(this=node.copy())
+    for window in list(bare.find_all(exp.Window)):
+        if window.find(exp.Collate) is not None:
+            raise Undecided("a window function sorts by a collation of its own")
+        window.replace(exp.Null())
+    return bare
 
 
 def _group_directions(node: exp.Select, keys: int) -> list[str]:

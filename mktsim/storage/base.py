@@ -157,7 +157,7 @@ class VendorStore(ABC):
         """Commit what joined, many vendors at the price of one; return the vendors whose changes were lost, and why."""
         return {}
 
-    def discard(self) -> None:
+    def discard(self) -> None:  # noqa: B027  # nothing joins where no groups are made
         """Forget what joined and was not flushed, as a crash would."""
 
     @abstractmethod
@@ -167,6 +167,9 @@ class VendorStore(ABC):
     @abstractmethod
     def delete(self, vendor_id: str) -> None:
         """Delete the vendor's database."""
+
+    def scrub(self) -> None:  # noqa: B027  # memory has no files
+        """See to it that deleted vendors leave no bytes behind in this store's files."""
 
     @abstractmethod
     def version(self, vendor_id: str) -> int:

@@ -218,6 +218,10 @@ class DirectoryStore(VendorStore):
             self._writers.drop(vendor_id)
             self._finish_deletion(vendor_id)
 
+    def scrub(self) -> None:
+        with self._listed() as catalogue:
+            catalogue.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
     def version(self, vendor_id: str) -> int:
         with self.read(vendor_id) as connection:
             return int(connection.pragma("application_id"))

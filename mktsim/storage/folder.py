@@ -80,6 +80,7 @@ def open_file(path: Path, *, writable: bool = True) -> Connection:
         if writable:
             connection.execute("PRAGMA journal_mode = WAL").fetchall()
             connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA secure_delete = ON").fetchall()  # what is deleted is overwritten
     except BaseException:
         connection.close(True)
         raise

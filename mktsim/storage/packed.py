@@ -302,6 +302,12 @@ class PackedStore(VendorStore):
             if not file.changes():
                 raise unknown(vendor_id)
 
+    def scrub(self) -> None:
+        self.flush()
+        for shard, file in self._files.items():
+            with named_errors(f"shard {shard!r}"):
+                file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
     def version(self, vendor_id: str) -> int:
         with self._file_of(vendor_id) as file:
             return self._version(file, vendor_id)

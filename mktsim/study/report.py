@@ -99,8 +99,8 @@ def answers(frame: pd.DataFrame) -> list[str]:
             f"{series} {estimate(part, x=most, series=series, statistic='p50')}"
             for series in dict.fromkeys(part["series"])
         ]
-        n = int(part[part["x"] == most]["n"].iloc[0])
-        found.append(f"Simulated ({preset}): p50 over {most:,.0f} vendors is {', '.join(texts)} (n = {n}).")
+        requests = _range(part[part["x"] == most]["n"])
+        found.append(f"Simulated ({preset}): p50 over {most:,.0f} vendors is {', '.join(texts)} (n = {requests}).")
     ring = frame[(frame["study"] == "ring") & (frame["statistic"] == "fullest over mean") & (frame["x"] == 150)]
     if not ring.empty:
         exact = ring[ring["kind"] == "analytic"].iloc[-1]["estimate"]
@@ -156,8 +156,7 @@ def draw(frame: pd.DataFrame, provenance: Provenance) -> dict[str, tuple[str, by
         high = max(panel.get_ylim()[1] for panel in panels)
         for ax in panels:
             ax.set(ylim=(low, high), xlim=(7, 1.4e6))
-        counts = part[part["kind"] == "simulated"]["n"]
-        n = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+        n = _range(part[part["kind"] == "simulated"]["n"])
         keep(
             f"fan-out-{str(preset).split()[0]}.png", f"Fan-out width, preset {preset}", panels,
             f"Top-10 by rating. Preset {preset}; n = {n} simulated requests a point; p99 only where n is enough.",
@@ -225,6 +224,10 @@ def report_html(frame: pd.DataFrame, pictures: Mapping[str, tuple[str, bytes]], 
     parts += [f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>" for name, value in facts.items()]
     parts.append("</table></body></html>\n")
     return "".join(parts)
+
+
+def _range(counts: pd.Series[int]) -> str:
+    return f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
 
 
 def _short(value: float) -> str:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from scipy.optimize import brentq
@@ -75,6 +75,8 @@ class StudySize:
         Simulated requests a fleet, a multiple of 10.
     calls : int
         Simulated calls a fleet: large fleets get fewer requests where these would be more, though at least 10.
+    window_calls : int
+        The same for a flat scatter through a window, whose calls are scheduled one by one: several times the work.
     rings, keys : int
         Rings a number of virtual nodes, at least 6, and keys placed on each.
     statements : int
@@ -88,6 +90,7 @@ class StudySize:
     sim_vendors: tuple[int, ...] = (10, 100, 1_000, 10_000, 100_000, 1_000_000)
     requests: int = 300
     calls: int = 300_000_000
+    window_calls: int = 30_000_000
     rings: int = 40
     keys: int = 100_000
     statements: int = 3_000
@@ -95,7 +98,7 @@ class StudySize:
 
 
 FULL: Final = StudySize()
-QUICK: Final = StudySize(repeats=10, calls=3_000_000, rings=10, keys=100_000, statements=600)
+QUICK: Final = StudySize(repeats=10, calls=3_000_000, window_calls=3_000_000, rings=10, keys=100_000, statements=600)
 
 
 def run_study(
@@ -215,42 +218,44 @@ def simulate_fan_out(
     Quantiles appear where there are requests enough for their interval.
     """
     batch = 5  # Requests a replication: few, so that processes share the work evenly and stop soon.
-    plan = [
-        (
-            preset,
-            vendors,
-            max(2 * batch, min(size.requests, size.calls // vendors) // batch * batch),
-            ["flat", width] if width < vendors else ["flat"],
-        )
-        for preset, width in PRESETS.items()
-        for vendors in size.sim_vendors
-    ]
-    points = []
-    total = sum(vendors * requests * len(fanouts) for _, vendors, requests, fanouts in plan)
+    plan = []
+    for preset, width in PRESETS.items():
+        windowed = load_preset(preset).world.window is not None
+        for vendors in size.sim_vendors:
+            fanouts: list[int | Literal["flat"]] = ["flat", width] if width < vendors else ["flat"]
+            for fanout in fanouts:
+                calls = size.window_calls if windowed and fanout == "flat" else size.calls
+                requests = max(2 * batch, min(size.requests, calls // vendors) // batch * batch)
+                plan.append((Scenario(vendors=vendors, preset=preset, fanout=fanout), requests))
+    points: list[Point] = []
+    total = sum(scenario.vendors * requests for scenario, requests in plan)
     with tqdm(total=total, desc="simulated", unit=" calls", unit_scale=True, disable=not progress) as bar:
-        for preset, vendors, requests, fanouts in plan:
+        for scenario, requests in plan:
             frame = sweep(
-                Scenario(vendors=vendors, preset=preset),
+                scenario,
                 replications=requests // batch,
                 requests=batch,
                 seed=seed,
-                executor=None if executor is None else _Counting(executor, bar, vendors * batch),
+                executor=None if executor is None else _Counting(executor, bar, scenario.vendors * batch),
                 quantiles=[p for p in (0.5, 0.99) if requests >= samples_for_quantile(p)],
                 progress=False,
-                fanout=fanouts,
             )
             if executor is None:
-                bar.update(vendors * requests * len(fanouts))
-            for row in frame[frame["statistic"] != "mean"].to_dict("records"):
-                fanout = row["fanout"]
-                points.append(
-                    Point(
-                        study="fan-out", series="flat" if fanout == "flat" else f"tree of width {fanout}",
-                        kind="simulated", axis="vendors", x=vendors, statistic=row["statistic"], unit="ms",
-                        estimate=row["estimate"], low=row["low"], high=row["high"], n=row["n"], seed=seed,
-                        engine=row["engine"], preset=f"{preset} of {row['preset_date']}",
-                    )
-                )  # fmt: skip
+                bar.update(scenario.vendors * requests)
+            points += [
+                Point(
+                    study="fan-out",
+                    series="flat" if scenario.fanout == "flat" else f"tree of width {scenario.fanout}",
+                    kind="simulated",
+                    axis="vendors",
+                    x=scenario.vendors,
+                    unit="ms",
+                    seed=seed,
+                    preset=f"{scenario.preset} of {row['preset_date']}",
+                    **{name: row[name] for name in ("statistic", "estimate", "low", "high", "n", "engine")},
+                )
+                for row in frame[frame["statistic"] != "mean"].to_dict("records")
+            ]
     return points + [point for preset in PRESETS for point in _theory(preset, size.sim_vendors, seed)]
 
 
