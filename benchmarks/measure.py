@@ -40,13 +40,13 @@ class Sizes:
     keys: int = 1_000_000
     leaves: int = 1_000
     event_leaves: int = 10_000
-    array_leaves: int = 1_000_000
+    array_leaves: int = 100_000
     rows: int = 1_000_000
     rounds: int = 21
     subject_s: float = 30.0
 
 
-QUICK = Sizes(vendors=(1_000,), keys=100_000, array_leaves=100_000, rows=100_000, rounds=7, subject_s=3.0)
+QUICK = Sizes(vendors=(1_000,), keys=100_000, array_leaves=20_000, rows=100_000, rounds=7, subject_s=3.0)
 
 
 @dataclass(frozen=True, slots=True)

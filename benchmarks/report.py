@@ -15,7 +15,7 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks.measure import Figure, Sizes
-from mktsim.study.simulate import program_versions
+from mktsim.study.replication import program_versions
 
 COLUMNS = ("subject", "peer", "ours / peer", "quartiles", "in words", "ours", "peer's", "rounds", "bar")
 #: A ratio that grew by more than this factor since a stored run is a regression.

@@ -66,7 +66,7 @@ def subjects(sizes: Sizes, seed: int) -> Iterator[Subject]:
         leaves,
         Contender("vectorised_sojourn_times", _vectorised(world, streams, leaves)),
         (Contender("SimPy, a process a leaf", _plain(world, streams, leaves)),),
-        least_rounds=1,  # A million processes take minutes; the ratio is in the thousands.
+        least_rounds=1,  # So many processes are slow; the ratio is in the hundreds or more.
     )
 
 

@@ -263,14 +263,14 @@ def test_the_hedge_delay_can_be_an_observed_quantile():
 
 def test_tied_requests_run_once_unless_both_start_at_once():
     """The copy that starts withdraws the one that still waits in line at the other host."""
-    primary, replica = Vendor(3.0), Vendor(10.0, 1.0)
+    primary, replica = Vendor(3.0), Vendor(10.0, 5.0)
 
     async def scenario() -> tuple[float, Any]:
         first = Scanner("a", primary, workers=1)
         second = Scanner("a2", replica, workers=1)
         made = QueryCoordinator([first], schema=SCHEMA, replicas={"a": [second]})
         loop = asyncio.get_running_loop()
-        # Both hosts are busy: the primary for 3 s, the replica for 10 s.
+        # The primary is busy for 3 s.
         blockers = [asyncio.ensure_future(second.execute(COUNT)), asyncio.ensure_future(made.query(COUNT))]
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -284,9 +284,9 @@ def test_tied_requests_run_once_unless_both_start_at_once():
         return took, answer
 
     took, answer = sim_run(scenario())
-    # The replica's line is not held by the blocker (it was called directly), so its copy starts at 0.5 s, takes 1 s,
-    # and withdraws the copy that waits for the primary until 3 s.
-    assert (took, answer.rows, answer.stats.calls) == (1.5, [(1,)], 2)
+    # The replica's line is not held by the blocker (it was called directly), so its copy starts at 0.5 s, takes 5 s,
+    # and withdraws the copy that would have started at the primary at 3 s.
+    assert (took, answer.rows, answer.stats.calls) == (5.5, [(1,)], 2)
     assert len(primary.begun) == 1
     assert len(replica.begun) == 2
 
@@ -473,7 +473,7 @@ def test_the_deadline_reaches_aggregators_which_hand_in_what_they_have():
     assert vendors["v5"].cancelled == 1
     with pytest.raises(IncompleteAnswerError) as caught:
         run(vendors, lambda made: made.query(COUNT, deadline_s=1.0), fanout_width=2)
-    assert caught.value.answered < 8
+    assert (caught.value.answered, caught.value.missing) == (7, ("v5",))
 
 
 # -- trees -------------------------------------------------------------------------------------------------------------
@@ -557,6 +557,24 @@ def test_trees_of_shards_answer_as_one_sqlite_wherever_vendors_live(chance):
         made.close()
 
 
+def test_ties_among_the_first_rows_fall_by_vendor_whatever_shard_and_node_they_pass():
+    """Every rating is the same, and neighbours live in different shards: the first five vendors have the first rows."""
+    with open_store(
+        "memory",
+        None,
+        SCHEMA,
+        shards=[f"s{i}" for i in range(4)],
+        locate=lambda id_: f"s{int(id_[1:]) % 4}",
+        setup=prepare,
+    ) as store:
+        store.create_many((f"v{i:02d}", {"t": [(1, f"of {i}")]}) for i in range(40))
+        made = QueryCoordinator(store_scanners(store), schema=SCHEMA, fanout_width=2)
+        answer = asyncio.run(made.query("SELECT b FROM t ORDER BY a LIMIT 5"))
+        assert answer.rows == [(f"of {i}",) for i in range(5)]
+        assert answer.stats.rows_shipped == 10  # Each of the two nodes below the coordinator combined to five.
+        made.close()
+
+
 def hash_of(id_: str) -> int:
     """Spread ids over shards, not in their order."""
     return random.Random(id_).randrange(1000)
@@ -613,3 +631,170 @@ def test_a_vendor_error_keeps_its_vendor():
         run(vendors, count)
     assert isinstance(caught.value.__cause__, VendorError)
     assert caught.value.missing == ("a",)
+
+
+# -- what a partial answer guarantees ----------------------------------------------------------------------------------
+
+
+def partial_answer(sql: str, fleet: dict[str, list[tuple[int | None, str]]], missing: set[str]) -> Any:
+    """Ask a fleet of which some vendors are down."""
+    databases = {name: SCHEMA.database() for name in fleet}
+    for name, rows in fleet.items():
+        databases[name].executemany("INSERT INTO t VALUES (?, ?)", rows)
+
+    def down(_sql: str, _params: Any) -> Any:
+        raise ConnectionError("down")
+
+    scanners = [
+        Scanner(name, down, has_functions=True) if name in missing else Scanner.from_connection(name, database)
+        for name, database in databases.items()
+    ]
+    made = QueryCoordinator(scanners, schema=SCHEMA)
+    try:
+        return asyncio.run(made.query(sql, allow_partial=True))
+    finally:
+        for each in (made, *databases.values()):
+            each.close()
+
+
+@pytest.mark.parametrize(
+    ("sql", "rows", "columns", "certain"),
+    [
+        ("SELECT a, b FROM t", "subset", ("exact", "exact"), 6),
+        ("SELECT * FROM t WHERE a > 1", "subset", ("exact", "exact"), 4),
+        ("SELECT a FROM t ORDER BY a DESC", "subset", ("exact",), 6),
+        ("SELECT DISTINCT b FROM t", "subset", ("exact",), 1),
+        ("SELECT COUNT(*), COUNT(DISTINCT a) FROM t", "subset", ("lower bound", "lower bound"), 1),
+        ("SELECT MIN(a), MAX(a), AVG(a) FROM t", "subset", ("upper bound", "lower bound", "none"), 1),
+        ("SELECT SUM(a), SUM(length(b)) FROM t", "subset", ("lower bound if none is negative", "lower bound"), 1),
+        ("SELECT SUM(abs(a) * 2) FROM t", "subset", ("lower bound",), 1),
+        ("SELECT TOTAL(-a) FROM t", "subset", ("lower bound if none is negative",), 1),
+        ("SELECT COUNT(*) - 1 FROM t", "subset", ("none",), 1),
+        ("SELECT b, COUNT(*) FROM t GROUP BY b", "subset", ("exact", "lower bound"), 1),
+        ("SELECT b, COUNT(*) FROM t GROUP BY b HAVING COUNT(*) < 100", "none", ("none", "none"), 0),
+        ("SELECT b, COUNT(*) FROM t GROUP BY b ORDER BY 2 LIMIT 1", "none", ("exact", "lower bound"), 0),
+        ("SELECT a FROM t LIMIT 5", "none", ("exact",), 2),
+        ("SELECT a FROM t LIMIT 5 OFFSET 1", "none", ("exact",), 1),
+        ("SELECT a FROM t LIMIT 1", "none", ("exact",), 1),
+        ("SELECT a FROM t ORDER BY a LIMIT 5", "none", ("exact",), 0),
+        ("SELECT DISTINCT a FROM t LIMIT 2", "none", ("none",), 0),
+        ("SELECT a, RANK() OVER (ORDER BY a) FROM t", "none", ("none", "none"), 0),
+        ("SELECT x.a FROM t AS x JOIN t AS y USING (a)", "none", ("none",), 0),
+        ("SELECT random() FROM t", "none", ("none",), 0),
+        ("SELECT a FROM t UNION SELECT 1", "none", ("none",), 0),
+    ],
+)
+def test_a_partial_answer_says_what_it_still_guarantees(sql, rows, columns, certain):
+    """The second of three vendors is missing; what nothing proves is called none."""
+    fleet = {
+        "v0": [(1, "x"), (2, "x")],
+        "v1": [(0, "w"), (9, "y"), (2, "x")],
+        "v2": [(1, "x"), (2, "x"), (3, "x"), (4, "x")],
+    }
+    answer = partial_answer(sql, fleet, {"v1"})
+    held = answer.guarantees
+    assert (held.rows, held.columns, held.certain_rows) == (rows, columns, certain), held.text
+    assert answer.coverage.missing_vendors == ("v1",)
+    whole = partial_answer(sql, fleet, set())
+    assert whole.guarantees.rows == "all"
+
+
+NUMBERS = st.one_of(st.none(), st.integers(0, 4))
+FLEETS = st.lists(
+    st.lists(st.tuples(NUMBERS, st.sampled_from(["x", "X", "y", ""])), max_size=4), min_size=1, max_size=5
+)
+STATEMENTS = [
+    "SELECT a, b FROM t", "SELECT a FROM t WHERE a > 1", "SELECT b FROM t ORDER BY a", "SELECT DISTINCT a FROM t",
+    "SELECT COUNT(*), COUNT(a), COUNT(DISTINCT b) FROM t", "SELECT MIN(a), MAX(a), MIN(b), MAX(b) FROM t",
+    "SELECT SUM(a), TOTAL(a), SUM(length(b)) FROM t", "SELECT b, COUNT(*), MAX(a), SUM(a) FROM t GROUP BY b",
+    "SELECT a, b FROM t LIMIT 3", "SELECT a FROM t LIMIT 4 OFFSET 2", "SELECT a, b FROM t ORDER BY a LIMIT 3",
+    "SELECT COUNT(*) FILTER (WHERE a > 1), MAX(a) FILTER (WHERE b = 'x') FROM t",
+    "SELECT b COLLATE NOCASE, COUNT(*) FROM t GROUP BY b COLLATE NOCASE",
+]  # fmt: skip
+
+
+@given(FLEETS, st.sampled_from(STATEMENTS), st.data())
+def test_what_is_guaranteed_of_a_partial_answer_holds_of_the_full_one(lists, sql, data):
+    """Whatever the missing vendors hold: subsets, bounds and certain rows are checked against the full answer."""
+    fleet = {f"v{i}": rows for i, rows in enumerate(lists)}
+    missing = data.draw(st.sets(st.sampled_from(sorted(fleet)), min_size=1))
+    some, full = partial_answer(sql, fleet, missing), partial_answer(sql, fleet, set())
+    held = some.guarantees
+    assert held.rows != "all"
+    if held.rows == "none":
+        assert some.rows[: held.certain_rows] == full.rows[: held.certain_rows]
+        return
+    assert held.certain_rows == len(some.rows)
+    left = list(full.rows)
+    for row in some.rows:
+        match = next((other for other in left if all(map(stands, held.columns, row, other))), None)
+        assert match is not None, (row, full.rows, held.text)
+        left.remove(match)
+
+
+def stands(bound: str, value: Any, other: Any) -> bool:
+    """Whether a value stands to the full answer's as a bound says; numbers and texts of one kind only are compared."""
+    if bound == "exact":
+        return bool(value == other)
+    if bound == "equal":
+        return str(value).lower() == str(other).lower()
+    if value is None or bound == "none":
+        return True
+    return bool(value >= other) if bound == "upper bound" else bool(value <= other)
+
+
+def test_missing_vendors_of_a_shard_are_named_when_they_are_asked_for(tmp_path):
+    """`missing` has the shard; `missing_vendors` its vendors, looked up in the store."""
+    shards = ["s0", "s1"]
+    with open_store(
+        "memory", None, SCHEMA, shards=shards, locate=lambda id_: shards[int(id_[1:]) % 2], setup=prepare
+    ) as store:
+        store.create_many((f"v{i}", {"t": [(i, "x")]}) for i in range(6))
+
+        class Lossy(InProcessNetwork):
+            def call(self, source: str, target: str, message: Any) -> asyncio.Future[Any]:
+                if target == "shard/s1":
+                    future = asyncio.get_running_loop().create_future()
+                    future.set_exception(VendorDownError("lost", vendor_id="s1"))
+                    return future
+                return super().call(source, target, message)
+
+        made = QueryCoordinator(store_scanners(store), schema=SCHEMA, network=Lossy())
+        answer = asyncio.run(made.query(COUNT, allow_partial=True))
+        assert (answer.rows, answer.coverage.missing) == ([(3,)], ("s1",))
+        assert answer.coverage.missing_vendors == ("v1", "v3", "v5")
+        assert "lower bound" in answer._repr_html_()
+        made.close()
+
+
+def test_a_vendor_in_two_shards_is_an_error_and_never_counted_twice():
+    """As in the middle of a move gone wrong."""
+    stores = [
+        open_store("memory", None, SCHEMA, shards=[f"s{i}"], locate=lambda _id, i=i: f"s{i}", setup=prepare)  # type: ignore[misc]
+        for i in range(2)
+    ]
+    for store in stores:
+        store.create("acme", {"t": [(1, "x")]})
+    made = QueryCoordinator([scanner for store in stores for scanner in store_scanners(store)], schema=SCHEMA)
+    with pytest.raises(VendorError, match="two shards"):
+        asyncio.run(made.query("SELECT a FROM t"))
+    for each in (made, *stores):
+        each.close()
+
+
+def test_a_damaged_vendor_alone_is_missing_from_its_shard(tmp_path):
+    """The others of its shard answer, where a partial answer is allowed."""
+    with open_store("packed", tmp_path / "p", SCHEMA, shards=["s"], locate=lambda _id: "s", setup=prepare) as store:
+        store.create_many((f"v{i}", {"t": [(i, "x")]}) for i in range(5))
+        (path,) = [
+            each for each in (tmp_path / "p").iterdir() if each.suffix == ".sqlite" and "catalogue" not in each.name
+        ]
+        with contextlib.closing(connect(str(path))) as file:
+            file.execute("UPDATE vendors SET image = zeroblob(4096) WHERE id = 'v2'")
+        made = QueryCoordinator(store_scanners(store), schema=SCHEMA)
+        with pytest.raises(IncompleteAnswerError):
+            asyncio.run(made.query(COUNT))
+        for options in ({}, {"deadline_s": 5.0}):
+            answer = asyncio.run(made.query(COUNT, allow_partial=True, **options))
+            assert (answer.rows, answer.coverage.missing) == ([(4,)], ("v2",))
+        made.close()

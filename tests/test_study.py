@@ -25,7 +25,7 @@ from mktsim.streams import Streams
 from mktsim.study import analytic
 from mktsim.study.coordinated import SCHEMA, fleet
 from mktsim.study.scenario import Scenario
-from mktsim.study.simulate import place, simulate
+from mktsim.study.replication import place, simulate
 from mktsim.study.statistics import (
     batch_means_interval,
     mean_interval,
@@ -34,7 +34,7 @@ from mktsim.study.statistics import (
     required_replications,
     samples_for_quantile,
 )
-from mktsim.study.sweep import sweep
+from mktsim.study.sweeps import sweep
 
 # --- Scenario ------------------------------------------------------------------------------------------------------
 

@@ -9,8 +9,8 @@ only a plan's combine step, which is made for that, puts several into one.
 Theory of operation
 -------------------
 Each node calls from its own address through the network, so that no node has more than `width` calls to send and
-answers to take in. Where a partial answer is of use, a node gives up a tenth of the remaining time before its
-deadline: late leaves are then missing by name, not the whole branch with them. Failures of leaves travel inside the
+answers to take in. A node stops waiting when a tenth of the time to its deadline is left: late leaves are then missing
+by name, not the whole branch with them. Failures of leaves travel inside the
 partial; retries and hedges of leaves are made by the node just above them, and so do not multiply from level to level.
 
 Worked example, width 2, vendors a to e: root -> 2/0 (1/0 (a b), 1/1 (c d)), 2/1 (1/2 (e)).
@@ -130,7 +130,7 @@ class Aggregator:
             raise InvalidArgumentError(f"aggregator {self.id!r:.80} has no network: attach() it, or give it one")
         loop = asyncio.get_running_loop()
         deadline_s = request.deadline_s
-        if deadline_s is not None and request.allow_partial:
+        if deadline_s is not None:
             deadline_s -= HAND_IN_SHARE * max(0.0, deadline_s - loop.time())
         asked = request.replace(vendor_ids=None, tie=None, deadline_s=deadline_s)
         future: asyncio.Future[Partial] | None = None

@@ -205,6 +205,7 @@ class QueryCoordinator:
             planner = self._planner or await self._prepared_by(deadline)
             plan = planner.plan(sql)
             values = plan.statement.bind(params)
+            plan = planner.settled(plan, values)
             targets, routed, pruned = self._targets(planner, plan, values, shard_key)
             request = self._request(planner, plan, values, params, routed, deadline, allow_partial, policy)
             planned = perf_counter()

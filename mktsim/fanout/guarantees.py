@@ -199,7 +199,9 @@ class Shape:
         if name == "min":
             return "upper bound"
         if name in ("sum", "total"):
-            argument = call.this.expressions[0] if call.this.key == "distinct" else call.this
+            argument = call.expressions[0] if call.expressions else call.this  # TOTAL is a function like any other.
+            if argument.key == "distinct":
+                argument = argument.expressions[0]
             return "lower bound" if _is_never_negative(argument) else "lower bound if none is negative"
         return "none"
 

@@ -161,14 +161,17 @@ class Scanner:
                     answers = self._run(request)
             else:
                 answers = self._run(request)
-            if any(type(answer) is not list and inspect.isawaitable(answer) for answer in answers):
-                return self._await(answers, request)
+            for answer in answers:
+                if type(answer) is not list and inspect.isawaitable(answer):
+                    task = asyncio.ensure_future(self._await(answers, request))
+                    task.add_done_callback(lambda _: _close(answers))
+                    return task
             return self._partial(answers, request)
         except Exception as error:
             raise self._named(error) from error
 
     def _run(self, request: ScatterRequest) -> list[Any]:
-        if self._connection is not None and len(request.statements) > 1:
+        if len(request.statements) > 1 and self._connection is not None:
             return self._snapshot(request)
         return [self._execute(sql, params) for sql, params in request.statements]
 
@@ -194,7 +197,7 @@ class Scanner:
         if self._connection is None and request.widths:
             for part, width in zip(parts, request.widths, strict=True):
                 _check_rows(part, width)
-        rows = sum(map(len, parts))
+        rows = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
         return Partial([(self.id, parts)] if rows else [], 1, rows)
 
     def _named(self, error: Exception) -> Exception:
@@ -211,6 +214,13 @@ class Scanner:
         return kind(f"vendor {self.id!r} failed: {type(error).__name__}: {error}", vendor_id=self.id)
 
 
+def _close(answers: Iterable[Any]) -> None:
+    """Close coroutines that were never begun, because their task was cancelled before its first step."""
+    for answer in answers:
+        if inspect.iscoroutine(answer):
+            answer.close()
+
+
 def _as_tuple(row: Any) -> Row:
     if isinstance(row, str | bytes):
         raise TypeError(f"a row must be a sequence of values, not {row!r:.80}")
@@ -219,12 +229,12 @@ def _as_tuple(row: Any) -> Row:
 
 def _check_rows(rows: list[Row], width: int) -> None:
     """Raise unless every row is as many values as were asked for, each of a type that SQLite has."""
-    if not {len(row) for row in rows} <= {width}:
-        row = next(row for row in rows if len(row) != width)
-        raise ValueError(f"a row of {width} values was asked for, not {row!r:.200}")
-    if not {type(value) for row in rows for value in row} <= _TYPES:
-        value = next(v for row in rows for v in row if not isinstance(v, int | float | str | bytes | None))
-        raise TypeError(f"SQLite has no value {value!r:.200}")
+    for row in rows:
+        if len(row) != width:
+            raise ValueError(f"a row of {width} values was asked for, not {row!r:.200}")
+        for value in row:
+            if type(value) not in _TYPES and not isinstance(value, int | float | str | bytes):
+                raise TypeError(f"SQLite has no value {value!r:.200}")
 
 
 class ShardScanner:

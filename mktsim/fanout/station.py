@@ -47,7 +47,7 @@ class Station:
         """Answer a request, now or when its turn comes, or withdraw one."""
         if type(message) is Cancel:
             return self._withdraw(message.key)
-        if self._workers is None and message.tie is None:
+        if message.tie is None and self._workers is None:
             return self._scanner.scan(message)
         if message.tie is not None and message.tie.key in self._withdrawn:
             return _WITHDRAWN

@@ -159,6 +159,7 @@ class RowStream:
             planner = coordinator._planner or await coordinator._prepared_by(deadline)
             plan = planner.plan(sql)
             values = plan.statement.bind(params)
+            plan = planner.settled(plan, values)
             targets, routed, pruned = coordinator._targets(planner, plan, values, None)
             by_rows = None if routed else row_plan(planner, plan, values)
             self.columns = plan.columns

@@ -122,6 +122,8 @@ class Marketplace:
                 on_dead=lambda *dead: self._router.is_dead(*dead),
             )
             self._closers.append(self._system_host.close)
+            self._host.recover()
+            self._system_host.recover()
             self._network.register("market", self._serve)
             self._closers.append(lambda: self._network.unregister("market"))
             self.calls = Caller(self._network, "market")
@@ -476,6 +478,7 @@ class Marketplace:
     async def _serve(self, _address: str, message: Any) -> None:
         if not isinstance(message, EventMessage):
             raise NotCallableError("the market takes events only: call its vendors")
+        message.content()  # what is malformed does not enter the log
         await self.on.deliver(message, await self._log.append(message))
 
 

@@ -116,6 +116,9 @@ class OrderRouter:
 
     async def _hand_over(self, event: Event) -> None:
         data = event.data
+        missing = [name for name in ("orderId", "vendorId", "customer", "items") if data.get(name) is None]
+        if missing:
+            raise InvalidArgumentError(f"{event.name} {event.id!r:.80} lacks {', '.join(missing)}")
         try:
             answer = await self._vendor(data["vendorId"]).handle_order(data)
             if data.get("cart") is not None:

@@ -11,6 +11,8 @@ from mktsim.objects.context import detached
 
 #: The clock may jump, so that a far alarm is looked at anew this often.
 _LOOK_S: Final = 60.0
+#: A wait shorter than the clock resolves would never end.
+_SHORTEST_S: Final = 0.001
 
 
 class Alarms:
@@ -42,6 +44,10 @@ class Alarms:
             heapq.heappush(self._heap, (at_s, id))
         self._arm()
 
+    def knows(self, id: str) -> bool:
+        """Whether an alarm of this object is set."""
+        return id in self._at
+
     def next_s(self) -> float | None:
         """Return when the next alarm rings, or None."""
         while self._heap and self._at.get(self._heap[0][1]) != self._heap[0][0]:
@@ -63,7 +69,7 @@ class Alarms:
             self._timer.cancel()
             self._timer = None
         if next_s is not None and not self._closed:
-            wait_s = min(max(0.0, next_s - self._clock()), _LOOK_S)
+            wait_s = min(max(_SHORTEST_S, next_s - self._clock()), _LOOK_S)
             self._timer = asyncio.get_running_loop().call_later(wait_s, self._look)
 
     def _look(self) -> None:

@@ -71,6 +71,16 @@ class EventMessage:
     settled: int
     deadline_s: float | None = None
 
+    def content(self) -> dict[str, Any]:
+        """Return the data, or raise :class:`InvalidArgumentError` where it is no JSON object."""
+        try:
+            data = json.loads(self.data)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidArgumentError(f"event {self.seq!r:.40} of {self.sender!r:.80} is malformed: {error}") from None
+        if not isinstance(data, dict):
+            raise InvalidArgumentError(f"event {self.seq!r:.40} of {self.sender!r:.80} is malformed: no JSON object")
+        return data
+
 
 EventHandler = Callable[[Event], Any]
 
@@ -126,8 +136,14 @@ class Subscriptions:
         return tuple(self._handlers.get(name, ()))
 
     async def deliver(self, message: EventMessage, offset: int = 0) -> None:
-        """Run every handler of an event, one after the other; an error of one stops the delivery."""
-        event = Event(f"{message.sender}#{message.seq}", message.name, json.loads(message.data), message.sender, offset)
+        """Run every handler of an event, one after the other; an error of one stops the delivery.
+
+        Raises
+        ------
+        InvalidArgumentError
+            The event is malformed.
+        """
+        event = Event(f"{message.sender}#{message.seq}", message.name, message.content(), message.sender, offset)
         with deadline_at(message.deadline_s):
             for number, handler in enumerate(self.handlers(message.name)):
                 await self.run(handler, event, Delivery(message.sender, message.seq, message.settled, str(number)))

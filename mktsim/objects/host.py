@@ -120,6 +120,8 @@ class ObjectHost:
         self._active: OrderedDict[str, _Activation] = OrderedDict()
         self._group = GroupCommit(store, ledger)
         self._rings: dict[str, int] = {}  # alarms in a row that failed
+        self._left_s: dict[str, float | None] | None = None
+        self._found = 0
         self._closed = False
         self.pump = Pump(
             network,
@@ -133,9 +135,14 @@ class ObjectHost:
         self.alarms = Alarms(self._ring, self._clock)
         network.register(prefix, self._serve)
 
-    def resume(self) -> int:
-        """Deliver what earlier processes left in the outboxes and set their alarms; return how many events that is."""
-        found = 0
+    def recover(self) -> None:
+        """Read what earlier processes left in the outboxes, and deliver nothing before :meth:`resume`.
+
+        To be called before the first request arrives, where one may: a late copy from before a crash, for instance.
+        """
+        assert self._left_s is None, "what was left is recovered once"
+        self._left_s = {}
+        self.pump.hold()
         for id in self._ledger.ids():
             rows, alarm_s = self._left(id) if id in self.store else ([], None)
             if not rows and alarm_s is None:
@@ -143,9 +150,19 @@ class ObjectHost:
                 continue
             alive = [Sent(seq, event, data) for seq, event, data, error in rows if error is None]
             self.pump.push(id, alive, dead=[row[0] for row in rows if row[3] is not None])
-            self.alarms.set(id, alarm_s)
-            found += len(alive)
-        return found
+            self._left_s[id] = alarm_s
+            self._found += len(alive)
+
+    def resume(self) -> int:
+        """Deliver what earlier processes left in the outboxes and set their alarms; return how many events that is."""
+        if self._left_s is None:
+            self.recover()
+        assert self._left_s is not None
+        self.pump.begin()
+        for id, alarm_s in self._left_s.items():
+            if alarm_s is not None and not self.alarms.knows(id):
+                self.alarms.set(id, alarm_s)
+        return self._found
 
     def dead_letters(self) -> list[dict[str, Any]]:
         """Return the events whose attempts are used up: sender, seq, event, data and error of each."""

@@ -8,8 +8,8 @@ stays in the outbox with its error, and its lane goes on.
 
 Theory of operation
 -------------------
-A request that commits hands its events over; those of an earlier process are read from the outbox when the pump
-starts. Attempts are counted in memory only, for a write per failure would cost more than trying anew after a restart.
+A request that commits hands its events over; those of an earlier process are read from the outbox before the first
+request is served, for what is settled, and the order of a lane, can be told only by who knows all that is not. Attempts are counted in memory only, for a write per failure would cost more than trying anew after a restart.
 Acknowledged events are deleted in batches: while a deletion waits for its object to be free, more gather behind it. A
 crash before the deletion means another delivery, whose calls the receivers' inboxes answer.
 """
@@ -109,6 +109,7 @@ class Pump:
         self._policy = policy
         self._on_dead = on_dead
         self._senders: dict[str, _Sender] = {}
+        self._held = False
         self._tasks: set[asyncio.Task[None]] = set()
         self.delivered = 0
         self.failed_attempts = 0
@@ -124,8 +125,21 @@ class Pump:
             queue = sender.lanes.get(lane)
             if queue is None:
                 sender.lanes[lane] = queue = deque()
-                self._start(self._run_lane(id, sender, lane, queue))
+                if not self._held:
+                    self._start(self._run_lane(id, sender, lane, queue))
             queue.append(event)
+
+    def hold(self) -> None:
+        """Deliver nothing until :meth:`begin`."""
+        self._held = True
+
+    def begin(self) -> None:
+        """Deliver what was pushed since :meth:`hold`."""
+        if self._held:
+            self._held = False
+            for id, sender in self._senders.items():
+                for lane, queue in sender.lanes.items():
+                    self._start(self._run_lane(id, sender, lane, queue))
 
     @property
     def busy(self) -> bool:

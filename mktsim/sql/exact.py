@@ -28,7 +28,6 @@ sum is infinite only where the total is.
 from __future__ import annotations
 
 import math
-import re
 import struct
 from collections.abc import Callable, Iterable
 from fractions import Fraction
@@ -39,8 +38,6 @@ from mktsim.sqlite import Connection, SQLError, Value, connect, rows
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 _REAL_SEEN, _PLUS_INF, _MINUS_INF = 1, 2, 4
 _HEAD = struct.Struct("<Bqq")  # flags, high and low half of the 128-bit integer sum
-_NUMBER = re.compile(r"[ \t\n\v\f\r]*[+-]?(\d+\.?\d*([eE][+-]?\d+)?|\.\d+([eE][+-]?\d+)?)[ \t\n\v\f\r]*\Z")
-_INTEGER = re.compile(r"[ \t\n\v\f\r]*[+-]?\d+[ \t\n\v\f\r]*\Z")
 _MAX = math.ldexp(1 - 2**-53, 1024)
 
 
@@ -171,14 +168,11 @@ _reader: list[Connection] = []
 
 
 def _as_number(value: str | bytes) -> int | float:
-    """Read text or a blob as SUM reads it: an integer only where text is one, else a float of the numeric prefix."""
-    if isinstance(value, str) and _INTEGER.match(value):
-        number = int(value)
-        if _INT_MIN <= number <= _INT_MAX:
-            return number
+    """Read text or a blob as SUM reads it, by asking SQLite's own SUM."""
     if not _reader:
         _reader.append(connect())
-    return float(rows(_reader[0], "SELECT CAST(? AS REAL)", (value,))[0][0])
+    number: int | float = rows(_reader[0], "SELECT SUM(?)", (value,))[0][0]
+    return number
 
 
 def _partial(values: list[Value]) -> Value:

@@ -140,6 +140,10 @@ class Plan:
         Push-downs, each with the rule that allows it.
     reason : str
         Why a better tier was not possible; empty for two-phase.
+    needs_functions : bool
+        Whether vendors must know the aggregates of `mktsim.sql.register`.
+    steps : tuple of str
+        SQLite's query plan where bound values may change it, and with it an order that SQL leaves open; else empty.
     """
 
     statement: Statement
@@ -157,3 +161,4 @@ class Plan:
     rules: tuple[str, ...] = field(default=())
     reason: str = ""
     needs_functions: bool = False
+    steps: tuple[str, ...] = ()

@@ -123,10 +123,42 @@ class Planner:
             plan, reason = None, "a vendor's database does not know mktsim_sum(): see mktsim.sql.register"
         if plan is None:
             plan = collect(statement, facts, catalog, tree, reason=reason, volatile=volatile)
+        if plan.tier == "two-phase" and self._may_change_with_values(statement, facts):
+            plan = replace(plan, steps=facts.steps)
         source = _only_table(tree, catalog)
         if source is not None and not volatile:
             plan = replace(plan, single_table=True, shard_values=self._shard_values(source))
         return plan
+
+    def _may_change_with_values(self, statement: Statement, facts: Facts) -> bool:
+        """Return whether SQLite may choose another walk once it sees the values of LIMIT, LIKE or GLOB."""
+        return (
+            bool(statement.parameters)
+            and not {"LIMIT", "LIKE", "GLOB"}.isdisjoint(statement.words)
+            and any(self.catalog.tables[name].indexes for name in facts.reads if name in self.catalog.tables)
+        )
+
+    def settled(self, plan: Plan, values: tuple[Value, ...]) -> Plan:
+        """Return the plan for these values: another one where SQLite, seeing them, would walk another way."""
+        if not plan.steps:
+            return plan
+        bindings = {f"{PREFIX}{number}": value for number, value in enumerate(values, 1)}
+        try:
+            steps = tuple(str(row[3]) for row in self.catalog.whole.execute(plan.statement.normal, bindings, explain=2))
+        except Error:
+            return plan
+        if steps == plan.steps:
+            return plan
+        key = f"{plan.statement.sql}\0collect"
+        known = self._cache.get(key)
+        if known is None:
+            reason = "with these values SQLite would walk the rows another way"
+            known = collect(
+                plan.statement, self.catalog.facts(plan.statement), self.catalog, None, reason=reason, volatile=False
+            )
+            known = replace(known, single_table=plan.single_table, shard_values=plan.shard_values)
+            self._cache[key] = known
+        return known
 
     def _whole(self, statement: Statement, facts: Facts, tree: Node) -> Plan:
         if self.schema.shard_column is None:

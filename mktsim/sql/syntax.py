@@ -24,12 +24,14 @@ from mktsim.sql.lexer import PLUS, PREFIX, Statement, keep_unary_plus
 from mktsim.sqlite import Error, quote
 
 Node = exp.Expr
+_LEAVES = (exp.Column, exp.Identifier, exp.Literal, exp.Placeholder)
 
 
 def text(node: Node) -> str:
     """Return a node as SQLite text."""
-    # Only unary plus is ever called by this name; +(x) is +x.
-    return node.sql(dialect="sqlite").replace(f"{PLUS.upper()}(", "+(")
+    # Writing a tree may rewrite it, so that it is copied; a leaf cannot be, and most calls are for leaves.
+    # Only unary plus is ever called by its stand-in's name; +(x) is +x.
+    return node.sql(dialect="sqlite", copy=not isinstance(node, _LEAVES)).replace(f"{PLUS.upper()}(", "+(")
 
 
 def parse(statement: Statement, catalog: Catalog) -> Node | str:
@@ -280,6 +282,7 @@ def aggregate_name(node: Node, known: frozenset[str]) -> str | None:
         name = str(node.this).lower()
         return name if name in known else None
     if isinstance(node, exp.Func):
+        # The name as SQLite will read it: sqlglot's own name for a function may be another dialect's.
         name = text(node).split("(", 1)[0].strip().lower()
         return name if name in known else None
     return None

@@ -62,8 +62,8 @@ _MERGEABLE = {"count", "sum", "avg", "total", "group_concat", "string_agg"}
 #: Functions that return text, or an integer, or a blob, but never both an integer and a real number.
 _ONE_TYPE = {
     "char", "concat", "concat_ws", "date", "datetime", "format", "hex", "instr", "json_type", "json_valid", "length",
-    "lower", "ltrim", "octet_length", "printf", "quote", "replace", "rtrim", "soundex", "strftime", "substr", "substring",
-    "time", "trim", "typeof", "unicode", "upper",
+    "lower", "ltrim", "octet_length", "printf", "quote", "replace", "rtrim", "soundex", "strftime", "substr",
+    "substring", "time", "trim", "typeof", "unicode", "upper",
 }  # fmt: skip
 _STEP = re.compile(
     r"(SCAN|SEARCH) .*?"
@@ -232,6 +232,8 @@ class _Builder:
     def build(self) -> Plan:
         if self.calls or self.keys or self.having is not None:
             return self._grouped()
+        if self.facts.functions & self.catalog.aggregates:
+            raise Undecided("SQLite sees an aggregate that the parser does not")
         return self._plain()
 
     # -- rows without aggregates ----------------------------------------------------------------------------------
@@ -345,10 +347,12 @@ class _Builder:
         """Ship what occurs outside aggregates; return whether it matters from which row of the group it is taken."""
         select = self.select
         keys = {text(unwrap(key)) for key in self.keys}
+        kinds = {type(unwrap(key)) for key in self.keys}
         matters = False
 
         def is_key(node: Node) -> bool:
-            return text(unwrap(node)) in keys
+            node = unwrap(node)
+            return type(node) in kinds and text(node) in keys
 
         for root in [*self.roots, *self.keys]:
             for node in walk_outside(root, self._is_aggregate):

@@ -158,6 +158,8 @@ class Reader:
         self.connection: Connection = connect(
             "file:image?nolock=1", flags=SQLITE_OPEN_READONLY | SQLITE_OPEN_URI, vfs=_VFS_NAME
         )
+        # Plans must not depend on bound values: else SQLite compiles `LIMIT ?` anew for every vendor it is bound for.
+        self.connection.config(driver.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
         setup(self.connection)
         self.connection.authorizer = allow_only_reading
 

@@ -39,7 +39,7 @@ from mktsim.study.fleets import ensure_fleet
 from mktsim.study.points import Point
 from mktsim.study.scenario import Scenario
 from mktsim.study.statistics import mean_interval, quantile_interval, samples_for_quantile
-from mktsim.study.sweep import sweep
+from mktsim.study.sweeps import sweep
 from mktsim.testing import run_oracle, typed
 
 #: The brief's top-10 and its aggregates: name, statement, parameters.

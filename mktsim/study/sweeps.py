@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from mktsim.errors import InvalidArgumentError
 from mktsim.streams import Streams
 from mktsim.study.scenario import Scenario
-from mktsim.study.simulate import Engine, _check, run
+from mktsim.study.replication import Engine, _check, run
 from mktsim.study.statistics import mean_interval, pooled, quantile_interval, samples_for_quantile
 
 
@@ -51,7 +51,7 @@ def sweep(
     requests : int
         In each replication.
     engine : "auto", "event" or "vectorised"
-        See :func:`~mktsim.study.simulate.simulate`.
+        See :func:`~mktsim.study.replication.simulate`.
     quantiles : sequence of float
         Estimated from the requests of all replications together, which are independent.
     progress : bool
