@@ -105,7 +105,7 @@ def kill_repeatedly(folder: Path, store: str, kills: int, seed: int) -> dict[str
 
     async def check(market: Marketplace) -> None:
         await market.idle()
-        while market._host.alarms.next_s() is not None:
+        while market._host.alarms.next_s() is not None or market._host.alarms.ringing:
             await asyncio.sleep(0.05)
         await market.idle()
         assert market.dead_letters() == []
@@ -126,6 +126,7 @@ def kill_repeatedly(folder: Path, store: str, kills: int, seed: int) -> dict[str
                 assert left >= 0
                 assert left == STOCK - sold, f"{vendor_id}: {left} left, {sold} sold of {STOCK}"
                 assert db.execute("SELECT COUNT(*) FROM _outbox").get == 0
+                assert db.execute("SELECT COUNT(*) FROM entries WHERE kind = 'hold'").get == 0
                 unbalanced = db.execute(
                     "SELECT subject FROM entries WHERE account IS NOT NULL GROUP BY subject HAVING SUM(amount) <> 0"
                 ).fetchall()

@@ -23,7 +23,7 @@ SCHEMA = Schema(("CREATE TABLE t(a INTEGER, b TEXT)",))
 SUM = "SELECT COUNT(*), SUM(a) FROM t"
 EXACT = [(6, 21)]
 PARTIAL = [(4, 10)]
-LIMIT_S = 0.6
+LIMIT_S = 1.0
 
 #: What a vendor process does. It answers one question a connection, a line of JSON each way; rows are (number, text).
 PROCESS = """
@@ -81,10 +81,10 @@ FAULTS = (
 POLICIES = {
     "plain": ScatterPolicy(deadline_s=LIMIT_S),
     "window": ScatterPolicy(deadline_s=LIMIT_S, window=2),
-    "retry": ScatterPolicy(deadline_s=LIMIT_S, retries=2, backoff_s=0.001, attempt_timeout_s=0.15),
+    "retry": ScatterPolicy(deadline_s=LIMIT_S, retries=2, backoff_s=0.001, attempt_timeout_s=0.25),
     "hedge": ScatterPolicy(deadline_s=LIMIT_S, hedge_after_s=0.03),
     "replica": ScatterPolicy(deadline_s=LIMIT_S, hedge_after_s=0.03, retries=2, backoff_s=0.001),
-    "tied": ScatterPolicy(deadline_s=LIMIT_S, hedge_after_s=0.03, tied=True, retries=1, attempt_timeout_s=0.15),
+    "tied": ScatterPolicy(deadline_s=LIMIT_S, hedge_after_s=0.03, tied=True, retries=1, attempt_timeout_s=0.25),
     "breaker": ScatterPolicy(deadline_s=LIMIT_S, breaker=Breaker(failures=1, open_s=60.0)),
     "tree": ScatterPolicy(deadline_s=LIMIT_S),
 }
@@ -205,8 +205,10 @@ def test_no_fault_under_no_policy_gives_a_wrong_answer(policy, tmp_path):
         if policy in EXACT_IS_OWED[fault]:
             assert outcomes == ["answered", "answered"], (fault, policy)
         elif fault.startswith("once "):
-            # The second question is answered well, unless a breaker has opened.
-            assert outcomes == ["refused", "partial" if policy == "breaker" else "answered"], (fault, policy)
+            # The second question is answered well, unless a breaker has opened; so may be the first, by a hedge that
+            # was sent before the error came.
+            assert outcomes[0] == "refused" or policy == "hedge", (fault, policy)
+            assert outcomes[1] == ("partial" if policy == "breaker" else "answered"), (fault, policy)
         else:
             assert outcomes == ["refused", "partial"], (fault, policy)
     # Shown by pytest -rA.

@@ -1,8 +1,9 @@
-"""No way from one vendor to another's rows, to a file, to code, or to more than its share: every way we could think of."""
+"""No way from one vendor to another's rows, to a file, to code, or to more than its share."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -117,17 +118,17 @@ STATEMENTS = [
     "SELECT sqlite_compileoption_get(0), readfile('/etc/passwd')",
 ]
 
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)"
 TOO_MUCH = [
-    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT COUNT(*) FROM n",
-    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n",
+    f"{ENDLESS} SELECT COUNT(*) FROM n",
+    f"{ENDLESS} SELECT i FROM n",
     "WITH RECURSIVE n(i, t) AS (SELECT 1, 'x' UNION ALL SELECT i + 1, t || t FROM n) SELECT MAX(LENGTH(t)) FROM n",
     "SELECT zeroblob(1000000000)",
     "SELECT randomblob(90000) FROM sqlite_schema, products p, products q, sqlite_schema s",
     "SELECT printf('%1000000d', 1)",
     "SELECT group_concat(a.sql) FROM sqlite_schema a, sqlite_schema b, sqlite_schema c, sqlite_schema d",
-    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
-    "INSERT INTO products(id, vendorId) SELECT i, 'evil' FROM n",
-    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) UPDATE products SET stock = (SELECT COUNT(*) FROM n)",
+    f"{ENDLESS} INSERT INTO products(id, vendorId) SELECT i, 'evil' FROM n",
+    f"{ENDLESS} UPDATE products SET stock = (SELECT COUNT(*) FROM n)",
 ]
 
 
@@ -171,10 +172,8 @@ def test_no_statement_leads_out_of_a_vendors_own_rows(story: Callable[..., None]
                     await attempt
             results = await asyncio.gather(evil.evil(sql), evil.evil(sql), return_exceptions=True)
             assert all(isinstance(result, MktsimError) for result in results), (sql, results)
-            try:
+            with contextlib.suppress(MktsimError):  # an error that the code swallowed may undo the whole request
                 assert await evil.evil_and_careless(sql) == "swallowed", sql
-            except MktsimError:
-                pass  # even an error that the code swallowed can undo the whole request
         assert not (tmp_path / "out.db").exists()
         assert await evil.query("SELECT name, sql FROM sqlite_schema") == schema
         assert await evil.query("SELECT COUNT(*) FROM _vendor WHERE id = 'evil'") == [(1,)]
@@ -206,7 +205,7 @@ def test_a_vendor_cannot_take_more_than_its_share(story: Callable[..., None]) ->
         for sql in ("SELECT 1" + " " * 200_000, "SELECT '" + "x" * 200_000 + "'"):
             with pytest.raises(InvalidArgumentError):
                 await evil.evil(sql)
-        for sql in ("SELECT " + "(" * 2_000 + "1" + ")" * 2_000, "SELECT 1" + " UNION ALL SELECT 1" * 2_000):
+        for sql in ("SELECT " + "abs(" * 2_000 + "1" + ")" * 2_000, "SELECT 1" + " UNION ALL SELECT 1" * 2_000):
             with pytest.raises(MktsimError):
                 await evil.evil(sql)
         assert await evil.inventory().available("S") == 1
@@ -224,6 +223,11 @@ def test_what_a_query_may_see_of_the_schema_is_its_own(story: Callable[..., None
         assert SECRET.encode() not in market.store.image("evil")
 
     story(test)
+
+
+def others(folder: Path) -> list[Path]:
+    """Return the files that are none of the stores'."""
+    return sorted(path for path in folder.rglob("*") if not {"vendors", "system"} & set(path.parts))
 
 
 @pytest.mark.parametrize(
@@ -249,10 +253,9 @@ def test_an_id_is_a_name_and_no_path(story: Callable[..., None], vendor_id: str,
     """Whatever it looks like, it is another vendor's, with a database of its own."""
 
     async def test(market: Marketplace) -> None:
-        before = sorted(path for path in tmp_path.rglob("*") if "vendors" not in path.parts and "system" not in path.parts)
+        before = others(tmp_path)
         await market.vendor(vendor_id).initialize()
         assert await market.vendor(vendor_id).list_products() == []
-        after = sorted(path for path in tmp_path.rglob("*") if "vendors" not in path.parts and "system" not in path.parts)
-        assert before == after
+        assert others(tmp_path) == before
 
     story(test)

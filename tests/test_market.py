@@ -29,7 +29,9 @@ from mktsim.errors import (
 from mktsim.market import Cart, Marketplace, VendorObject, generate
 from mktsim.market.nouns import SCHEMA, Order, Product, Review, Vendor
 from mktsim.market.vendor import minor_units
+from mktsim.objects import noun
 from mktsim.objects.calls import CallMessage
+from mktsim.sim import sim_run
 from mktsim.storage import open_store
 
 
@@ -567,3 +569,328 @@ def test_frames_go_to_a_new_folder_and_stay_there(tmp_path: Path) -> None:
 
     asyncio.run(body())
     assert json.loads((tmp_path / "f" / "market.json").read_text())["store"] == "packed"
+
+
+# -- the life of a marketplace --------------------------------------------------------------------------------------
+
+
+async def buy(market: Marketplace, *vendors: str, customer: str = "zoe", quantity: int = 1, **options: Any) -> Any:
+    """Place a cart of one item a vendor."""
+    key = options.pop("key", None)
+    items = [{"vendorId": each, "sku": "L", "quantity": quantity} for each in vendors]
+    return await market.place_order(Cart(customer, items, key=key), **options)
+
+
+def test_an_order_moves_along_its_lifecycle_and_no_other_way() -> None:
+    """Illegal moves are refused by name; money and stock follow; each move is an event."""
+    heard: list[tuple[str, str]] = []
+
+    async def test(market: Marketplace) -> None:
+        await onboard(market, "acme", "bolt")
+        for verb in ("accepted", "rejected", "shipped", "delivered", "cancelled", "refunded"):
+            market.on.add(f"Order.{verb}", lambda event: heard.append((event.data["orderId"], event.name)))
+        only: list[str] = []
+        market.vendor("bolt").on("Order.accepted")(lambda event: only.append(event.data["vendorId"]))
+        acme = market.vendor("acme")
+        [[first], [second], [third]] = [await buy(market, "acme") for _ in range(3)]
+        await buy(market, "bolt")
+        assert await acme.balances() == {"commission": 18, "customers": -330, "payable": 312}
+        with pytest.raises(
+            OrderError, match="accepted and cannot be delivered: it may become shipped or cancelled"
+        ):
+            await acme.deliver_order(first["orderId"])
+        await acme.ship_order(first["orderId"])
+        await acme.deliver_order(first["orderId"])
+        await acme.refund_order(first["orderId"])
+        await acme.cancel_order(second["orderId"])
+        for call in (acme.ship_order, acme.cancel_order, acme.refund_order, acme.deliver_order):
+            for order in (first, second):
+                with pytest.raises(OrderError):
+                    await call(order["orderId"])
+        assert await acme.pay_out() == 104
+        assert await acme.pay_out() == 0
+        assert await acme.balances() == {"commission": 6, "customers": -110, "paid": 104, "payable": 0}
+        assert sum((await market.balances()).values()) == 0
+        assert await acme.inventory().available("L") == 1
+        assert (await acme.statistics())["orders"] == {"accepted": 1, "cancelled": 1, "refunded": 1}
+        with pytest.raises(OrderError, match="no order"):
+            await acme.ship_order("ghost")
+        await market.idle()
+        assert [name for order_id, name in heard if order_id == first["orderId"]] == [
+            *("Order.accepted", "Order.shipped", "Order.delivered", "Order.refunded"),
+        ]
+        assert only == ["bolt"]
+        assert third["status"] == "accepted"
+
+    run(test)
+
+
+def test_a_cart_with_a_key_is_placed_once(tmp_path: Path) -> None:
+    """Again, at the same time and after a restart; another cart under the key is refused."""
+
+    async def first(market: Marketplace) -> None:
+        await onboard(market, "acme", "bolt")
+        answers = await asyncio.gather(*(buy(market, "acme", "bolt", key="k") for _ in range(5)))
+        assert all(answer == answers[0] for answer in answers)
+        assert (await market.query("SELECT COUNT(*) FROM orders")).rows == [(2,)]
+        with pytest.raises(DuplicateError):
+            await buy(market, "acme", key="k")
+
+    async def second(market: Marketplace) -> None:
+        [order, _] = await buy(market, "acme", "bolt", key="k")
+        await market.vendor("acme").ship_order(order["orderId"])
+        assert [each["status"] for each in await buy(market, "acme", "bolt", key="k")] == ["shipped", "accepted"]
+        assert (await market.query("SELECT SUM(stock) FROM products")).rows == [(4,)]
+
+    run(first, tmp_path / "m")
+    run(second, tmp_path / "m")
+
+
+def test_all_or_nothing_accepts_all_or_holds_nothing() -> None:
+    """One vendor without stock releases the others; a vendor that never answers is waited for as long as was said."""
+
+    async def test(market: Marketplace) -> None:
+        await onboard(market, "acme", "bolt", stock=3)
+        orders = await buy(market, "acme", "bolt", quantity=2, all_or_nothing=True)
+        assert [order["status"] for order in orders] == ["accepted", "accepted"]
+        await market.vendor("acme").restock("lamp", 5)
+        orders = await buy(market, "acme", "bolt", quantity=2, all_or_nothing=True)
+        assert [order["status"] for order in orders] == ["cancelled", "rejected"]
+        assert await market.vendor("acme").inventory().available("L") == 6
+        await market.idle()
+        assert sum((await market.balances()).values()) == 0
+        for bad in (0, -1, float("nan"), "5", 10**9):
+            with pytest.raises(InvalidArgumentError):
+                await buy(market, "acme", all_or_nothing=True, hold_s=bad)
+
+    run(test)
+
+
+def test_a_held_order_is_released_when_the_other_vendor_stays_silent() -> None:
+    """On simulated time: the alarm of the market decides, and what comes later changes nothing."""
+
+    class Silent(VendorObject):
+        def handle_order(self, order: Any) -> Any:
+            if self.id == "bolt":
+                raise ConnectionError("out to lunch")
+            return super().handle_order(order)
+
+    async def body() -> None:
+        async with Marketplace.open(vendor_class=Silent) as market:
+            await onboard(market, "acme", "bolt")
+            [held, silent] = await buy(market, "acme", "bolt", all_or_nothing=True, hold_s=20.0)
+            assert silent["status"] == "placed"
+            assert held["status"] == "cancelled"
+            assert asyncio.get_running_loop().time() >= 20.0
+            await market.idle()
+            assert (await market.vendor("bolt").order(silent["orderId"]))["status"] == "cancelled"
+            assert await market.vendor("acme").inventory().available("L") == 3
+
+    sim_run(body())
+
+
+def test_a_reservation_expires_or_is_released() -> None:
+    """On simulated time, by the vendor's alarm."""
+
+    async def body() -> None:
+        async with Marketplace.open() as market:
+            await onboard(market, "acme")
+            inventory = market.vendor("acme").inventory()
+            short = await inventory.reserve("L", 1, expires_s=10.0)
+            await inventory.reserve("L", 1, expires_s=30.0)
+            kept = await inventory.reserve("L", 1)
+            assert kept["stock"] == 0
+            await asyncio.sleep(15.0)
+            assert await inventory.available("L") == 1
+            with pytest.raises(InvalidArgumentError):
+                await inventory.release(short["reservationId"])
+            assert (await inventory.release(kept["reservationId"]))["stock"] == 2
+            await asyncio.sleep(20.0)
+            assert await inventory.available("L") == 3
+            for bad in (0, -1, float("nan"), "1", True):
+                with pytest.raises(InvalidArgumentError):
+                    await inventory.reserve("L", 1, expires_s=bad)
+
+    sim_run(body())
+
+
+def test_only_a_buyer_reviews_and_once_and_the_rating_is_the_exact_mean() -> None:
+    """4, 4 and 5 stars are 13/3."""
+
+    async def test(market: Marketplace) -> None:
+        await onboard(market, "acme", stock=9)
+        acme = market.vendor("acme")
+        with pytest.raises(OrderError, match="buyers"):
+            await acme.review_product("zoe", "lamp", 5)
+        for customer, stars in (("zoe", 4), ("yan", 4), ("xi", 5)):
+            await buy(market, "acme", customer=customer)
+            await acme.review_product(customer, "lamp", stars, "fine")
+        with pytest.raises(DuplicateError):
+            await acme.review_product("zoe", "lamp", 1)
+        for bad in (0, 6, 4.0, True, float("nan")):
+            with pytest.raises(InvalidArgumentError):
+                await acme.review_product("zoe", "lamp", bad)
+        assert (await acme.product("lamp"))["rating"] == 13 / 3
+        assert len(await acme.reviews("lamp")) == 3
+
+    run(test)
+
+
+def test_a_suspended_or_closed_vendor_finishes_what_is_in_flight() -> None:
+    """It takes no new orders, is not found, and moves those it has."""
+
+    async def test(market: Marketplace) -> None:
+        await onboard(market, "acme")
+        acme = market.vendor("acme")
+        [order] = await buy(market, "acme")
+        await acme.suspend()
+        [refused] = await buy(market, "acme")
+        assert (refused["status"], refused["reason"]) == ("rejected", "the vendor is suspended")
+        assert len(await market.search("lamp")) == 0
+        await acme.resume()
+        assert len(await market.search("LAMP")) == 1
+        await acme.close()
+        await acme.ship_order(order["orderId"])
+        for call in (acme.resume(), acme.suspend(), acme.create_product(name="x")):
+            with pytest.raises(OrderError):
+                await call
+
+    run(test)
+
+
+def test_the_things_of_the_brief_answer_from_all_vendors_and_from_one() -> None:
+    """``SELECT * FROM things WHERE type = ? AND category = ?``."""
+
+    async def test(market: Marketplace) -> None:
+        await onboard(market, "acme", "bolt")
+        await market.vendor("bolt").create_product(name="Chair", category="seats", id="c", stock=0)
+        sql, params = "SELECT * FROM things WHERE type = ? AND category = ?", ["Product", "seats"]
+        everywhere = await market.query(sql, params)
+        assert everywhere.columns == ("type", "id", "vendorId", "category", "data")
+        assert [row[:4] for row in everywhere.rows] == [("Product", "c", "bolt", "seats")]
+        assert json.loads(everywhere.rows[0][4])["name"] == "Chair"
+        assert await market.vendor("bolt").query(sql, params) == everywhere.rows
+        counts = await market.query("SELECT type, COUNT(*) FROM things GROUP BY type ORDER BY type")
+        assert counts.rows == [("Product", 3), ("Vendor", 2)]
+
+    run(test)
+
+
+def test_a_vendor_class_may_have_nouns_of_its_own(tmp_path: Path) -> None:
+    """They are tables of every vendor, in `things` and in queries over all; a reopened folder wants the same class."""
+    recipe = noun("Recipe", {"title": "TEXT NOT NULL", "category": "TEXT"})
+
+    class Baker(VendorObject):
+        nouns = (*VendorObject.nouns, recipe)
+
+        def bake(self, title: str) -> None:
+            self.things.create(recipe, title=title, category="bread")
+
+    async def test(market: Marketplace) -> None:
+        await onboard(market, "acme")
+        await market.vendor("acme").bake("rye")
+        assert (await market.query("SELECT title FROM recipes")).rows == [("rye",)]
+        assert (await market.query("SELECT type FROM things WHERE category = 'bread'")).rows == [("Recipe",)]
+        assert (await buy(market, "acme"))[0]["status"] == "accepted"
+
+    run(test, tmp_path / "m", vendor_class=Baker)
+    with pytest.raises(SchemaMismatchError):
+        run(test, tmp_path / "m")
+
+    class Wrong(VendorObject):
+        nouns = (recipe,)
+
+    with pytest.raises(InvalidArgumentError):
+        Marketplace.open(vendor_class=Wrong)
+
+
+@pytest.mark.parametrize("sort", ["rating", "price", "-price", "name", "newest"])
+def test_a_search_pages_through_everything_once_whatever_happens_meanwhile(sort: str) -> None:
+    """Pages are cut by key: equal keys, NULL prices, wildcards in the text, and products that come and go."""
+
+    async def test(market: Marketplace) -> None:
+        await onboard(market, "acme", "bolt", "cog")
+        for number in range(12):
+            price = None if number % 5 == 0 else (number % 3) / 2
+            product = {"name": f"100% lamp_{number % 4}", "category": "light", "price": price, "rating": number % 3}
+            await market.vendor(("acme", "bolt", "cog")[number % 3]).create_product(product)
+        found: list[tuple[str, str]] = []
+        page = None
+        while True:
+            result = await market.search("100% LAMP_", category="light", sort=sort, page=page, page_size=5)
+            found += [(row["vendorId"], row["id"]) for row in result]
+            page = result.next
+            if page is None:
+                break
+            await market.vendor("acme").update_product("lamp", price=0.01 * len(found))
+        assert len(found) == len(set(found)) == 12
+        whole = await market.search("100% lamp_", category="light", sort=sort, page_size=100)
+        assert [(row["vendorId"], row["id"]) for row in whole] == found
+        assert len(await market.search("100_")) == 0
+        for options in ({"sort": "luck"}, {"page_size": 0}, {"page": "x"}, {"page": "[1, 2, 3, 4]"}, {"category": 5}):
+            with pytest.raises(InvalidArgumentError):
+                await market.search("lamp", **options)
+
+    run(test)
+
+
+@pytest.mark.parametrize("store", ["directory", "packed"])
+def test_a_vendor_can_be_exported_deleted_with_proof_and_imported(tmp_path: Path, store: str) -> None:
+    """Nothing of it is left in the store's files; what would be lost by it is named; the import brings all back."""
+
+    async def test(market: Marketplace) -> None:
+        await onboard(market, "a-vendor-to-be-forgotten", "bolt")
+        gone = market.vendor("a-vendor-to-be-forgotten")
+        [order] = await buy(market, "a-vendor-to-be-forgotten")
+        size = market.export_vendor("a-vendor-to-be-forgotten", tmp_path / "v.sqlite")
+        assert size == (tmp_path / "v.sqlite").stat().st_size
+        with pytest.raises(DuplicateError):
+            market.export_vendor("a-vendor-to-be-forgotten", tmp_path / "v.sqlite")
+        with pytest.raises(OrderError, match="in flight"):
+            await market.delete_vendor("a-vendor-to-be-forgotten")
+        await gone.ship_order(order["orderId"])
+        await gone.deliver_order(order["orderId"])
+        with pytest.raises(OrderError, match="paid out"):
+            await market.delete_vendor("a-vendor-to-be-forgotten")
+        await gone.pay_out()
+        proof = await market.delete_vendor("a-vendor-to-be-forgotten")
+        assert proof.left == ()
+        assert proof.needles > 0
+        assert proof.searched_bytes > 0
+        with pytest.raises(UnknownVendorError):
+            await gone.list_products()
+        assert (await buy(market, "bolt"))[0]["status"] == "accepted"
+        assert market.import_vendor(tmp_path / "v.sqlite") == "a-vendor-to-be-forgotten"
+        assert (await gone.order(order["orderId"]))["status"] == "accepted"
+        assert (await market.query("SELECT COUNT(*) FROM orders")).rows == [(2,)]
+
+    run(test, tmp_path / "m", store=store, shards=1)
+
+
+def test_a_late_subscriber_hears_from_an_offset_and_then_goes_on(tmp_path: Path) -> None:
+    """Replayed and live events come once each, in order, also after a restart; effects by stubs are not repeated."""
+    heard: list[tuple[int, str]] = []
+
+    async def first(market: Marketplace) -> None:
+        await onboard(market, "acme", "auditor", stock=9)
+        for customer in ("a", "b", "c"):
+            await buy(market, "acme", customer=customer)
+        await market.idle()
+
+    async def second(market: Marketplace) -> None:
+        async def audit(event: Any) -> None:
+            await market.vendor("auditor").notify(event.data["customer"])
+            heard.append((event.offset, event.data["customer"]))
+
+        offsets = [event.offset for event in market.events("Order.placed")]
+        assert await market.subscribe("audit", "Order.placed", audit, since=offsets[0]) == 2
+        await buy(market, "acme", customer="d")
+        await market.idle()
+        assert [customer for _, customer in heard] == ["b", "c", "d"]
+        assert await market.subscribe("audit", "Order.placed", lambda event: audit(event)) == 4
+        assert await market.vendor("auditor").notifications() == ["b", "c", "d", "a", "d"]
+        with pytest.raises(InvalidArgumentError):
+            market.vendor("acme").on("Order.placed")(None)  # type: ignore[arg-type]
+
+    run(first, tmp_path / "m")
+    run(second, tmp_path / "m")

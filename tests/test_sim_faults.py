@@ -329,6 +329,26 @@ def test_the_same_faults_hit_the_same_calls_whoever_else_is_called() -> None:
     assert fates([17], 18) == {17: whole[17]}
 
 
+def test_a_second_attempt_has_a_fate_of_its_own() -> None:
+    """Half of the calls are lost; of those, half of the second calls arrive: or no retry could help."""
+    world = World(faults=(Loss(probability=0.5),))
+
+    async def body(network: SimNetwork, loop: SimLoop) -> list[bool]:
+        network.add_hosts("leaf", [f"v/{i}" for i in range(400)])
+        fates = []
+        for _ in range(2):
+            calls = [network.call("me", f"v/{i}", None) for i in range(400)]
+            await asyncio.sleep(1)
+            fates.append([call.done() for call in calls])
+            for call in calls:
+                call.cancel()
+        return [second for first, second in zip(*fates, strict=True) if not first]
+
+    again = run(world, body)
+    assert len(again) == pytest.approx(300, abs=40)  # Lost on the way out or back.
+    assert sum(again) == pytest.approx(len(again) / 4, abs=35)
+
+
 def test_a_fault_that_hits_nobody_changes_nothing() -> None:
     """The same times to the last bit, on the stage-by-stage way as on the planned one."""
     world = World(link_out=LogNormal(1, 9), service=Exponential(2), link_back=Uniform(1, 2), workers=2, fan_in_ms=0.1)

@@ -202,7 +202,6 @@ def test_the_worked_example_of_the_module_holds() -> None:
 )
 def test_a_host_serves_as_a_simpy_resource_of_its_workers_does(workers: int, calls: list[tuple[int, int]]) -> None:
     """Service ends are those of a FIFO `simpy.Resource`, arrival for arrival."""
-    calls = sorted(calls, key=lambda call: call[0])
     environment = simpy.Environment()
     desk = simpy.Resource(environment, workers)
     expected: list[float] = []

@@ -24,8 +24,8 @@ from mktsim.sim.world import World
 from mktsim.streams import Streams
 from mktsim.study import analytic
 from mktsim.study.coordinated import SCHEMA, fleet
-from mktsim.study.scenario import Scenario
 from mktsim.study.replication import place, simulate
+from mktsim.study.scenario import Scenario
 from mktsim.study.statistics import (
     batch_means_interval,
     mean_interval,

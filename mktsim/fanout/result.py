@@ -182,6 +182,8 @@ class Explanation:
         Push-downs, each with the rule that allows it.
     reason : str
         Why no better tier was possible.
+    travels : str
+        How many rows reach the coordinator, as far as the plan bounds it.
     """
 
     sql: str
@@ -194,6 +196,7 @@ class Explanation:
     only: tuple[str, ...] | None
     rules: tuple[str, ...]
     reason: str
+    travels: str = ""
 
     @classmethod
     def of(cls, plan: Plan, *, vendors: int, pruned: int, only: tuple[str, ...] | None, routed: bool) -> Explanation:
@@ -212,6 +215,7 @@ class Explanation:
             only=only,
             rules=plan.rules,
             reason=plan.reason,
+            travels=plan.travels(vendors),
         )
 
     def _lines(self) -> Iterator[tuple[str, str]]:
@@ -224,6 +228,8 @@ class Explanation:
             yield "gather", self.gather
         named = f": {', '.join(self.only[:5])}{', …' if len(self.only) > 5 else ''}" if self.only else ""
         yield "vendors", f"{self.vendors:,} to visit, {self.pruned:,} pruned{named}"
+        if self.travels:
+            yield "rows", self.travels
         for rule in self.rules:
             yield "rule", rule
 

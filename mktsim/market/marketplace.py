@@ -22,6 +22,7 @@ from mktsim.errors import InvalidArgumentError, NotCallableError, OrderError
 from mktsim.fanout import Explanation, QueryCoordinator, QueryResult, store_scanners
 from mktsim.market.cart import Cart
 from mktsim.market.layout import Layout, find_layout
+from mktsim.market.listening import VendorStub
 from mktsim.market.nouns import NOUNS
 from mktsim.market.opening import Opening
 from mktsim.market.orders import commission_of
@@ -31,7 +32,7 @@ from mktsim.market.system import SYSTEM_SCHEMA, MarketObject
 from mktsim.market.upkeep import DeletionProof, check_deletable, delete_vendor, export_vendor, import_vendor
 from mktsim.market.vendor import VendorObject
 from mktsim.network import InProcessNetwork, Network
-from mktsim.objects import Caller, DurableObject, Event, ObjectHost, Stub, Subscriptions, object_schema
+from mktsim.objects import Caller, DurableObject, Event, ObjectHost, Subscriptions, object_schema
 from mktsim.objects.context import Delivery
 from mktsim.objects.events import EventHandler, EventMessage
 from mktsim.objects.ledger import FixedLedger, StoreLedger
@@ -268,9 +269,11 @@ class Marketplace:
         """What messages travel by; its `stats` count round trips."""
         return self._network
 
-    def vendor(self, id: str) -> Stub:
+    def vendor(self, id: str) -> VendorStub:
         """Return the stub of a vendor; an id nobody has is for ``initialize``."""
-        return self.calls.stub(f"vendor/{check_vendor_id(id)}")
+        stub = VendorStub(self.calls.root(f"vendor/{check_vendor_id(id)}"))
+        stub._subscriptions = self.on
+        return stub
 
     async def query(
         self,

@@ -5,8 +5,8 @@ Theory of operation
 A cart becomes one ``Order.placed`` per vendor, in one transaction: from then on it cannot be lost. A cart with a key,
 or one that is all or nothing, is remembered beside them. *All or nothing*: vendors hold their orders and are heard one
 by one; the last one heard decides, in the transaction that records it, and the decision goes out as
-``Order.confirmed`` or ``Order.released`` to each. If somebody is not heard in time, the alarm decides to release. An order and the decision
-about it travel in one lane, so that a vendor hears them in this order.
+``Order.confirmed`` or ``Order.released`` to each. If somebody is not heard in time, the alarm decides to release. An
+order and the decision about it travel in one lane, so that a vendor hears them in this order.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from os import PathLike
@@ -52,9 +53,9 @@ def export_vendor(store: VendorStore, vendor_id: str, path: str | PathLike[str])
     """Write a vendor's database as a SQLite file; return its size in bytes."""
     image = store.image(vendor_id)
     target = Path(path)
+    if os.path.lexists(target):
+        raise DuplicateError(f"{str(target)!r:.300} exists: choose a new file")
     try:
-        if target.exists():
-            raise DuplicateError(f"{str(target)!r:.300} exists: choose a new file")
         replace_file(target, image, target.with_name(f"{target.name}.draft"))
     except (OSError, ValueError) as error:
         raise StorageError(f"{str(target)!r:.300} cannot be written: {error}") from error

@@ -48,6 +48,11 @@ class Alarms:
         """Whether an alarm of this object is set."""
         return id in self._at
 
+    @property
+    def ringing(self) -> bool:
+        """Whether an alarm is ringing now."""
+        return bool(self._tasks)
+
     def next_s(self) -> float | None:
         """Return when the next alarm rings, or None."""
         while self._heap and self._at.get(self._heap[0][1]) != self._heap[0][0]:

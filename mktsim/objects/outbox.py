@@ -9,7 +9,8 @@ stays in the outbox with its error, and its lane goes on.
 Theory of operation
 -------------------
 A request that commits hands its events over; those of an earlier process are read from the outbox before the first
-request is served, for what is settled, and the order of a lane, can be told only by who knows all that is not. Attempts are counted in memory only, for a write per failure would cost more than trying anew after a restart.
+request is served, for what is settled, and the order of a lane, can be told only by who knows all that is not.
+Attempts are counted in memory only: a write per failure would cost more than trying anew after a restart.
 Acknowledged events are deleted in batches: while a deletion waits for its object to be free, more gather behind it. A
 crash before the deletion means another delivery, whose calls the receivers' inboxes answer.
 """

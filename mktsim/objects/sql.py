@@ -62,6 +62,10 @@ _DESCRIBING_PRAGMAS: Final = frozenset(
 _FORBIDDEN_FUNCTIONS: Final = frozenset(
     {"load_extension", "readfile", "writefile", "edit", "fts3_tokenizer", "zipfile"}
 )
+#: Tables that SQLite makes up, and that show pages or statements rather than rows.
+_FORBIDDEN_TABLES: Final = frozenset(
+    {"bytecode", "completion", "dbstat", "fsdir", "sqlite_dbpage", "sqlite_stmt", "tables_used", "zipfile"}
+)
 _STEPS_A_CHECK: Final = 10_000
 _VENDOR_COLUMN: Final = 1  # of every noun's table: see mktsim.objects.noun
 
@@ -114,7 +118,7 @@ class Guard:
         self, action: int, first: str | None, second: str | None, schema: str | None, trigger: str | None
     ) -> int:
         """Answer SQLite."""
-        if self.open or action in _READS or self._allows(action, (first or "").lower(), (second or "").lower(), schema):
+        if self.open or self._allows(action, (first or "").lower(), (second or "").lower(), schema):
             return SQLITE_OK
         name = str(driver.mapping_authorizer_function.get(action, action)).removeprefix("SQLITE_").replace("_", " ")
         self.denied = " ".join(part for part in (name, first, second) if part)
@@ -122,6 +126,8 @@ class Guard:
         return SQLITE_DENY
 
     def _allows(self, action: int, first: str, second: str, schema: str | None) -> bool:
+        if action in _READS:
+            return first not in _FORBIDDEN_TABLES
         if action in _WRITES:
             changes_owner = action == driver.SQLITE_UPDATE and second == "vendorid"
             own = schema == "main" and not first.startswith(("_", "sqlite_"))

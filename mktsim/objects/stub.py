@@ -112,7 +112,11 @@ class Caller:
 
     def stub(self, address: str) -> Stub:
         """Return the stub of the object at an address; nothing is sent."""
-        return Stub(Node(self, address, "root"))
+        return Stub(self.root(address))
+
+    def root(self, address: str) -> Node:
+        """Return the node that a stub of the object at an address holds."""
+        return Node(self, address, "root")
 
     def extend(
         self,

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mktsim.sim.calls import Tie
 from mktsim.sim.loop import SimLoop, sim_run
-from mktsim.sim.network import SimNetwork, Tie, request_number
+from mktsim.sim.network import SimNetwork, request_number
 from mktsim.sim.trace import Trace
 from mktsim.sim.vectorised import WAIT_FOR_ALL, Hosts, Policy, check_scatter
 from mktsim.sim.world import LEAF, TICK_S, World, ms_to_ticks, tree_levels

@@ -37,10 +37,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from heapq import heappush, heapreplace
 from itertools import count
 from math import inf
@@ -48,6 +47,7 @@ from typing import Any, Final, cast
 
 from mktsim.errors import InvalidArgumentError, OverloadedError, SimulationError, VendorDownError
 from mktsim.network import Directory, Handler, NetworkStats
+from mktsim.sim.calls import Call, Draws, Event, Sender, Stage, Tie
 from mktsim.sim.conditions import Geography
 from mktsim.sim.hosts import Address, Conditions, Group, Machine
 from mktsim.sim.loop import SimLoop
@@ -59,7 +59,6 @@ _REQUEST: Final[contextvars.ContextVar[int]] = contextvars.ContextVar("mktsim_re
 _REMEMBERED_REQUESTS: Final = 64
 _NORMAL: Final = 1  # SimPy's priority of all that is not urgent.
 _LATE: Final = 2  # After all that at the same instant.
-_Stage = tuple[Callable[[Any], None], ...]
 
 
 @contextmanager
@@ -70,105 +69,6 @@ def request_number(number: int) -> Iterator[None]:
         yield
     finally:
         _REQUEST.reset(token)
-
-
-class Tie:
-    """What two calls share of which the one that is served first cancels the other."""
-
-    __slots__ = ("began_s",)
-
-    def __init__(self) -> None:
-        self.began_s: float | None = None
-
-
-class _Sender:
-    """A host as the origin of calls: its processor and its connections."""
-
-    __slots__ = ("address", "busy_until_s", "faults", "in_flight", "waiting", "zone")
-
-    def __init__(self, address: str, zone: int, faults: Any) -> None:
-        self.address = address
-        self.zone = zone
-        self.faults = faults
-        self.busy_until_s = 0.0
-        self.in_flight = 0
-        self.waiting: deque[_Call] = deque()
-
-
-class _Call:
-    """One call on its way; the SimPy event of its next hop. `answer` is its service time until it is served."""
-
-    __slots__ = (
-        "answer",
-        "arrival_s",
-        "attempt",
-        "back_s",
-        "callbacks",
-        "draws",
-        "end_s",
-        "error",
-        "future",
-        "ghost",
-        "host",
-        "machine",
-        "message",
-        "number",
-        "request",
-        "sender",
-        "target",
-        "tie",
-    )
-    _ok = True  # What SimPy asks an event: it did not fail. How the call ended is in `error`.
-    callbacks: _Stage
-    answer: Any
-    arrival_s: float
-    attempt: int
-    back_s: float
-    draws: _Draws
-    end_s: float
-    machine: Machine
-
-    def __init__(
-        self,
-        future: asyncio.Future[Any],
-        sender: _Sender,
-        host: Address,
-        target: str,
-        message: Any,
-        request: int,
-        number: float,
-        tie: Tie | None,
-    ) -> None:
-        self.future = future
-        self.sender = sender
-        self.host = host
-        self.target = target
-        self.message = message
-        self.request = request
-        self.number = number
-        self.tie = tie
-        self.error: BaseException | None = None
-        self.ghost = False  # Whether it is a duplicate, made by the network.
-
-
-class _Event:
-    """A SimPy event of the network's own that carries one thing."""
-
-    __slots__ = ("callbacks", "what")
-    _ok = True
-
-    def __init__(self, what: Any, callbacks: _Stage) -> None:
-        self.what = what
-        self.callbacks = callbacks
-
-
-@dataclass(slots=True)
-class _Draws:
-    """What one request's calls to a group take, in seconds, and how often each host was called."""
-
-    hops: dict[int, tuple[list[float], list[float], list[float]]]  # by attempt and zone
-    attempts: list[int]
-    in_flight: int = 0
 
 
 class SimNetwork:
@@ -224,8 +124,8 @@ class SimNetwork:
         self._addresses: dict[str, Address] = {}
         self._groups: set[str] = set()
         self._shared: list[list[Machine]] = []
-        self._senders: dict[str, _Sender] = {}
-        self._draws: dict[tuple[str, int], _Draws] = {}
+        self._senders: dict[str, Sender] = {}
+        self._draws: dict[tuple[str, int], Draws] = {}
         self._conditions = Conditions(world, streams)
         self._zones = len(world.geography.zones) if world.geography is not None else 1
         self._outstanding = 0
@@ -324,7 +224,7 @@ class SimNetwork:
         if sender is None:
             sender = self._sender(source)
         future = self._loop.create_future()
-        call = _Call(future, sender, host, target, message, _REQUEST.get(), next(self._numbers), tie)
+        call = Call(future, sender, host, target, message, _REQUEST.get(), next(self._numbers), tie)
         if sender.in_flight >= self._window or sender.waiting:
             sender.waiting.append(call)
             if self._trace is not None:
@@ -345,20 +245,20 @@ class SimNetwork:
 
     # -- stages of a call ---------------------------------------------------------------------------------------------
 
-    def _sender(self, source: str) -> _Sender:
+    def _sender(self, source: str) -> Sender:
         geography, host = self.world.geography, self._addresses.get(source)
         zone = 0
         if geography is not None:
             zone = geography.home_index if host is None else self._zone(geography, host, 0)
         faults = host.faults if host is not None else ()
-        sender = self._senders[source] = _Sender(source, zone, faults)
+        sender = self._senders[source] = Sender(source, zone, faults)
         return sender
 
     def _zone(self, geography: Geography, host: Address, attempt: int) -> int:
         replica = attempt % self.world.replicas
         return int(zones_of(geography, self.streams, host.group.name, host.group.size, replica)[host.index])
 
-    def _send(self, call: _Call) -> None:
+    def _send(self, call: Call) -> None:
         sender, now, host = call.sender, self._environment._now, call.host
         sender.in_flight += 1
         departure = sender.busy_until_s
@@ -403,7 +303,7 @@ class SimNetwork:
                 heapreplace(machine.free_s, planned.end_s)
             else:
                 machine.expected += 1
-                stage = _Event(planned, self._on_unplanned)
+                stage = Event(planned, self._on_unplanned)
                 heappush(self._queue, (planned.arrival_s, _NORMAL, planned.number - 0.5, stage))
         if machine.expected or host.eventful or call.tie is not None or self._trace is not None:
             machine.expected += 1
@@ -415,20 +315,20 @@ class SimNetwork:
         call.callbacks = self._on_served
         heappush(self._queue, (end, _NORMAL, call.number, call))
 
-    def _unplanned(self, event: _Event) -> None:
+    def _unplanned(self, event: Event) -> None:
         """Queue a call that had been planned, now that others are on their way to its machine."""
         call = event.what
         call.machine.expected -= 1
         call.end_s = self._queued(call)
 
-    def _queued(self, call: _Call) -> float:
+    def _queued(self, call: Call) -> float:
         now, free = self._environment._now, call.machine.free_s
         start = free[0]
         end: float = (now if start < now else start) + call.answer
         heapreplace(free, end)
         return end
 
-    def _arrived(self, call: _Call) -> None:
+    def _arrived(self, call: Call) -> None:
         now, machine = self._environment._now, call.machine
         machine.expected -= 1
         if self._trace is not None:
@@ -449,7 +349,7 @@ class SimNetwork:
         else:
             self._served(call)
 
-    def _admit(self, call: _Call) -> bool:
+    def _admit(self, call: Call) -> bool:
         """Queue a call under conditions; return False where its end is another than to be served."""
         now, machine, conditions = self._environment._now, call.machine, self._conditions
         crash = conditions.crash_between(call.host, now, now)
@@ -472,13 +372,13 @@ class SimNetwork:
             return False
         return True
 
-    def _crashed(self, call: _Call) -> None:
+    def _crashed(self, call: Call) -> None:
         now = self._environment._now
         call.machine.load -= 1
         crash = self._conditions.crash_between(call.host, now, now)
         self._refuse(call, crash is not None and crash.silent, now, f"{call.target!r} went down during the call")
 
-    def _refuse(self, call: _Call, silent: bool, now: float, why: str) -> None:
+    def _refuse(self, call: Call, silent: bool, now: float, why: str) -> None:
         if silent:
             self._lose(call)
             return
@@ -488,7 +388,7 @@ class SimNetwork:
             self._note("refused", call)
         self._answer(call)
 
-    def _begun(self, call: _Call) -> None:
+    def _begun(self, call: Call) -> None:
         """Begin a tied call's own service, unless its twin did and it has heard of that."""
         now, tie = self._environment._now, call.tie
         assert tie is not None
@@ -508,7 +408,7 @@ class SimNetwork:
             return
         self._schedule(call, self._on_served, call.end_s)
 
-    def _served(self, call: _Call) -> None:
+    def _served(self, call: Call) -> None:
         now, machine = self._environment._now, call.machine
         if machine.planned is call:
             machine.planned = None
@@ -536,7 +436,7 @@ class SimNetwork:
             _REQUEST.reset(token)
         self._answer(call)
 
-    def _handled(self, call: _Call, answer: asyncio.Future[Any]) -> None:
+    def _handled(self, call: Call, answer: asyncio.Future[Any]) -> None:
         if answer.cancelled():
             call.error = asyncio.CancelledError()
         else:
@@ -551,7 +451,7 @@ class SimNetwork:
                 return
         self._answer(call)
 
-    def _answer(self, call: _Call) -> None:
+    def _answer(self, call: Call) -> None:
         """Send the answer, or the refusal, on its way back."""
         now, back_s = self._environment._now, call.back_s
         if self._sizes is not None and call.error is None:
@@ -564,7 +464,7 @@ class SimNetwork:
         call.callbacks = self._on_back
         heappush(self._queue, (now + back_s, _NORMAL, call.number, call))
 
-    def _back(self, call: _Call) -> None:
+    def _back(self, call: Call) -> None:
         sender, now = call.sender, self._environment._now
         end = sender.busy_until_s
         if end < now:
@@ -578,12 +478,12 @@ class SimNetwork:
         else:
             self._taken_in(call)
 
-    def _taken_in(self, call: _Call) -> None:
+    def _taken_in(self, call: Call) -> None:
         if self._trace is not None:
             self._note("taken in" if call.error is None else "failed", call)
         self._finish(call)
 
-    def _finish(self, call: _Call) -> None:
+    def _finish(self, call: Call) -> None:
         """End a call: free its connection, settle its future unless it is settled."""
         self._outstanding -= 1
         call.draws.in_flight -= 1
@@ -591,7 +491,7 @@ class SimNetwork:
             sender = call.sender
             sender.in_flight -= 1
             if sender.waiting:
-                released = _Event(sender, self._on_released)
+                released = Event(sender, self._on_released)
                 heappush(self._queue, (self._environment._now, _LATE, next(self._numbers), released))
         future, error = call.future, call.error
         if isinstance(error, asyncio.CancelledError):
@@ -606,7 +506,7 @@ class SimNetwork:
             self._idle.set_result(None)
             self._idle = None
 
-    def _released(self, event: _Event) -> None:
+    def _released(self, event: Event) -> None:
         sender = event.what
         waiting = sender.waiting
         while waiting and sender.in_flight < self._window:
@@ -616,13 +516,13 @@ class SimNetwork:
             else:
                 self._send(call)
 
-    def _schedule(self, call: _Call, callbacks: _Stage, when_s: float) -> None:
+    def _schedule(self, call: Call, callbacks: Stage, when_s: float) -> None:
         call.callbacks = callbacks
         heappush(self._queue, (when_s, _NORMAL, call.number, call))
 
     # -- what is not every call's -------------------------------------------------------------------------------------
 
-    def _lose(self, call: _Call) -> None:
+    def _lose(self, call: Call) -> None:
         """Lose a message: the call stays open until its caller gives it up."""
         self.incidents["lost"] += 1
         if self._trace is not None:
@@ -634,9 +534,9 @@ class SimNetwork:
         call.error = asyncio.CancelledError()
         call.future.add_done_callback(lambda _: self._finish(call))
 
-    def _duplicate(self, call: _Call, arrival_s: float) -> None:
+    def _duplicate(self, call: Call, arrival_s: float) -> None:
         self.incidents["duplicated"] += 1
-        ghost = _Call(
+        ghost = Call(
             call.future, call.sender, call.host, call.target, call.message, call.request, call.number + 0.25, None
         )
         ghost.ghost = True
@@ -649,14 +549,14 @@ class SimNetwork:
             self._note("duplicated", ghost)
         self._schedule(ghost, self._on_arrived, arrival_s)
 
-    def _note(self, what: str, call: _Call) -> None:
+    def _note(self, what: str, call: Call) -> None:
         assert self._trace is not None
         attempt = getattr(call, "attempt", 0)
         self._trace.add(
             self._environment._now, what, call.number, call.request, attempt, call.sender.address, call.target
         )
 
-    def _transfer_s(self, call: _Call, message: Any) -> float:
+    def _transfer_s(self, call: Call, message: Any) -> float:
         assert self._sizes is not None
         mbps, geography = self.world.bandwidth_mbps, self.world.geography
         if geography is not None:
@@ -665,7 +565,7 @@ class SimNetwork:
         return transfer_ticks(self._sizes(message), mbps) * TICK_S
 
     def _hops(
-        self, draws: _Draws, group: Group, request: int, attempt: int, zone: int
+        self, draws: Draws, group: Group, request: int, attempt: int, zone: int
     ) -> tuple[list[float], list[float], list[float]]:
         options: dict[str, Any] = {"attempt": attempt}
         if self.world.geography is not None:
@@ -677,7 +577,7 @@ class SimNetwork:
         hops = draws.hops[attempt * self._zones + zone] = (out, service, back)
         return hops
 
-    def _draw(self, group: Group, request: int) -> _Draws:
+    def _draw(self, group: Group, request: int) -> Draws:
         if self._environment._now > HORIZON_S:
             raise SimulationError(f"simulated time passed {HORIZON_S:g} s, beyond which its arithmetic is not exact")
         if len(self._draws) >= _REMEMBERED_REQUESTS:
@@ -686,5 +586,5 @@ class SimNetwork:
                 if len(self._draws) < _REMEMBERED_REQUESTS:
                     break
                 del self._draws[key]
-        draws = self._draws[group.name, request] = _Draws({}, [0] * group.size)
+        draws = self._draws[group.name, request] = Draws({}, [0] * group.size)
         return draws

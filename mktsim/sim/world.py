@@ -255,7 +255,8 @@ class World:
             stream, bytes_ = f"{prefix}link_{name}", getattr(self, f"{size}_bytes") if transfer else 0.0
             if self.geography is None:
                 link = _draw(latency, streams, stream, request, n, pace)
-                link += transfer_ticks(bytes_, self.bandwidth_mbps)
+                if bytes_:
+                    link += transfer_ticks(bytes_, self.bandwidth_mbps)
             else:
                 link = np.empty(n, np.int64)
                 zones = zones_of(self.geography, streams, group, n, attempt % self.replicas)

@@ -162,3 +162,15 @@ class Plan:
     reason: str = ""
     needs_functions: bool = False
     steps: tuple[str, ...] = ()
+
+    def travels(self, vendors: int) -> str:
+        """Tell how many rows reach the coordinator from so many vendors, as far as the plan itself bounds it."""
+        if not self.scatter or not vendors:
+            return "no row"
+        if self.limit is not None:
+            return f"at most LIMIT + OFFSET rows from each of {vendors:,} vendors"
+        if any(statement.sql.endswith((" HAVING COUNT(*) > 0", " LIMIT 1")) for statement in self.scatter):
+            return f"at most {vendors:,}: one row a vendor"
+        if self.tier == "two-phase" and " GROUP BY " in self.scatter[0].sql:
+            return f"a row for each group of each of {vendors:,} vendors"
+        return f"every row of {vendors:,} vendors that passes the scatter's conditions"

@@ -18,8 +18,8 @@ from matplotlib.axes import Axes
 
 from mktsim.study import charts
 from mktsim.study.points import Point, tidy
-from mktsim.study.scaling import STATEMENTS, StudySize
 from mktsim.study.replication import program_versions
+from mktsim.study.scaling import STATEMENTS, StudySize
 
 _STYLE: Final = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}"

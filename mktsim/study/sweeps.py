@@ -19,8 +19,8 @@ from tqdm.auto import tqdm
 
 from mktsim.errors import InvalidArgumentError
 from mktsim.streams import Streams
-from mktsim.study.scenario import Scenario
 from mktsim.study.replication import Engine, _check, run
+from mktsim.study.scenario import Scenario
 from mktsim.study.statistics import mean_interval, pooled, quantile_interval, samples_for_quantile
 
 
