@@ -134,8 +134,8 @@ class Fleet:
         self.folder = folder / "market"
         self.runner = stack.enter_context(asyncio.Runner())
         self.market = self._open(None)
-        files = _write_files(folder, made)
-        self.open_files, self.closed_files = _open_files(stack, files)
+        self.files = _write_files(folder, made)
+        self.open_files, self.closed_files = _open_files(stack, self.files)
         self.pool = stack.enter_context(ThreadPoolExecutor(sizes.threads))
         self.planner, self.engine = Planner(SCHEMA), GatherEngine()
         stack.callback(self.engine.close)
@@ -160,8 +160,9 @@ class Fleet:
             (
                 Contender("scanner loop", self._scanner_loop(scatter.sql, query), gathered, bar),
                 Contender("bare loop", self._bare_loop(scatter.sql, query), gathered, bar),
-                Contender(f"{threads}, a task a vendor", self._threads(query, None), at_most=0.25),
-                Contender(f"{threads}, a task a thread", self._threads(query, self.sizes.threads)),
+                Contender(f"{threads} opened at each query", self._threads(query, None, reopen=True), at_most=0.25),
+                Contender(f"{threads} kept open, a task a vendor", self._threads(query, None), at_most=0.25),
+                Contender(f"{threads} kept open, a task a thread", self._threads(query, self.sizes.threads)),
                 Contender("one SQLite holding all rows", self._one(query)),
             ),
             query.equal,
@@ -221,8 +222,8 @@ class Fleet:
 
         return run
 
-    def _threads(self, query: Query, tasks: int | None) -> Callable[[], list[Row]]:
-        sources: list[Any] = [*self.open_files, *self.closed_files]
+    def _threads(self, query: Query, tasks: int | None, *, reopen: bool = False) -> Callable[[], list[Row]]:
+        sources: list[Any] = self.files if reopen else [*self.open_files, *self.closed_files]
         size = 1 if tasks is None else math.ceil(len(sources) / tasks)
         batches = [sources[start : start + size] for start in range(0, len(sources), size)]
 

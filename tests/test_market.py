@@ -595,9 +595,7 @@ def test_an_order_moves_along_its_lifecycle_and_no_other_way() -> None:
         [[first], [second], [third]] = [await buy(market, "acme") for _ in range(3)]
         await buy(market, "bolt")
         assert await acme.balances() == {"commission": 18, "customers": -330, "payable": 312}
-        with pytest.raises(
-            OrderError, match="accepted and cannot be delivered: it may become shipped or cancelled"
-        ):
+        with pytest.raises(OrderError, match="accepted and cannot be delivered: it may become shipped or cancelled"):
             await acme.deliver_order(first["orderId"])
         await acme.ship_order(first["orderId"])
         await acme.deliver_order(first["orderId"])
@@ -862,6 +860,8 @@ def test_a_vendor_can_be_exported_deleted_with_proof_and_imported(tmp_path: Path
         assert (await buy(market, "bolt"))[0]["status"] == "accepted"
         assert market.import_vendor(tmp_path / "v.sqlite") == "a-vendor-to-be-forgotten"
         assert (await gone.order(order["orderId"]))["status"] == "accepted"
+        market.store.restore("a-vendor-to-be-forgotten", (tmp_path / "v.sqlite").read_bytes())
+        assert (await gone.restock("lamp", 1))["stock"] == 3
         assert (await market.query("SELECT COUNT(*) FROM orders")).rows == [(2,)]
 
     run(test, tmp_path / "m", store=store, shards=1)
@@ -894,3 +894,79 @@ def test_a_late_subscriber_hears_from_an_offset_and_then_goes_on(tmp_path: Path)
 
     run(first, tmp_path / "m")
     run(second, tmp_path / "m")
+
+
+@pytest.mark.parametrize("store", ["directory", "packed"])
+@pytest.mark.parametrize("how", ["bulk", "written to", "scanned"])
+def test_vendors_are_migrated_once_and_whole(tmp_path: Path, store: str, how: str) -> None:
+    """A new noun, a renamed and a new column: rows are kept, also those of a vendor whose migration failed before."""
+    first_recipe = noun("Recipe", {"name": "TEXT NOT NULL"})
+    second_recipe = noun("Recipe", {"title": "TEXT", "minutes": "INTEGER DEFAULT 30"})
+
+    class First(VendorObject):
+        nouns = (*VendorObject.nouns, first_recipe)
+
+        def bake(self, name: str) -> None:
+            self.things.create(first_recipe, name=name)
+
+    class Failing(VendorObject):
+        nouns = (*VendorObject.nouns, second_recipe, noun("Oven"))
+        version = 2
+        migrations = {2: ("UPDATE recipes SET title = (SELECT naem FROM old.recipes)",)}  # noqa: RUF012
+
+    class Second(Failing):
+        migrations = {  # noqa: RUF012
+            2: ("UPDATE recipes SET title = (SELECT name FROM old.recipes o WHERE o.rowid = recipes.rowid)",)
+        }
+
+        def recipes(self) -> list[Any]:
+            return self.sql.execute("SELECT title, minutes FROM recipes ORDER BY rowid")
+
+    async def before(market: Marketplace) -> None:
+        await onboard(market, "acme", "bolt")
+        for name in ("rye", "oat"):
+            await market.vendor("acme").bake(name)
+        await buy(market, "acme", "bolt")
+        await market.idle()
+
+    async def settled(market: Marketplace) -> None:
+        assert market.migrate() == 0
+
+    async def fails(market: Marketplace) -> None:
+        with pytest.raises(SchemaMismatchError, match="naem"):
+            market.migrate()
+        with pytest.raises(SchemaMismatchError):
+            await market.vendor("acme").list_products()
+
+    async def after(market: Marketplace) -> None:
+        if how == "bulk":
+            assert market.migrate(progress=False) == 2
+        elif how == "written to":
+            assert sorted(market.store.outdated()) == ["acme", "bolt"]
+            await market.vendor("acme").restock("lamp", 1)
+            assert market.store.outdated() == ["bolt"]
+        titles = (await market.query("SELECT title, minutes FROM recipes")).rows
+        assert titles == [("rye", 30), ("oat", 30)] == await market.vendor("acme").recipes()
+        assert market.migrate() == 0
+        assert (await market.query("SELECT COUNT(*) FROM orders")).rows == [(2,)]
+        assert (await buy(market, "bolt"))[0]["status"] == "accepted"
+        await market.vendor("cog").initialize()
+        assert market.store.outdated() == []
+
+    async def again(market: Marketplace) -> None:
+        assert market.migrate() == 0
+        assert market.vendors == ["acme", "bolt", "cog"]
+
+    run(before, tmp_path / "m", store=store, vendor_class=First)
+    run(settled, tmp_path / "m", vendor_class=First)
+    run(fails, tmp_path / "m", vendor_class=Failing)
+    run(after, tmp_path / "m", vendor_class=Second)
+    run(again, tmp_path / "m", vendor_class=Second)
+    with pytest.raises(SchemaMismatchError):
+        run(again, tmp_path / "m", vendor_class=First)
+
+    class Wrong(Second):
+        version = 1
+
+    with pytest.raises(InvalidArgumentError):
+        Marketplace.open(tmp_path / "m", vendor_class=Wrong)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Final
 
 from mktsim.errors import InvalidArgumentError, SchemaMismatchError, StorageError
+from mktsim.fanout import prepare
 from mktsim.placement import ConsistentHashRing
-from mktsim.sql import register
 from mktsim.sql.schema import Schema
-from mktsim.storage import VendorStore, open_store
+from mktsim.storage import Migration, VendorStore, open_store
 
 _FILE: Final = "market.json"
 _STORES: Final = ("memory", "directory", "packed")
@@ -44,11 +44,13 @@ class Layout:
             (f"shard-{number}" for number in range(self.shards)), virtual_nodes=self.virtual_nodes
         )
 
-    def open_vendors(self, path: Path | None, schema: Schema, locate: Callable[[str], str]) -> VendorStore:
+    def open_vendors(
+        self, path: Path | None, schema: Schema, locate: Callable[[str], str], migration: Migration | None = None
+    ) -> VendorStore:
         """Open the vendors' store below `path`."""
         names = [f"shard-{number}" for number in range(self.shards)]
         folder = None if path is None else path / "vendors"
-        return open_store(self.store, folder, schema, shards=names, locate=locate, setup=register)
+        return open_store(self.store, folder, schema, shards=names, locate=locate, setup=prepare, migration=migration)
 
     def open_system(self, path: Path | None, schema: Schema) -> VendorStore:
         """Open the store of the platform's own objects below `path`."""

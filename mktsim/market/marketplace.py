@@ -38,7 +38,7 @@ from mktsim.objects.events import EventHandler, EventMessage
 from mktsim.objects.ledger import FixedLedger, StoreLedger
 from mktsim.objects.log import EventLog
 from mktsim.sql.schema import Schema
-from mktsim.storage import VendorStore
+from mktsim.storage import Migration, VendorStore
 from mktsim.storage.guards import check_vendor_id
 from mktsim.streams import Streams
 
@@ -78,6 +78,7 @@ class Marketplace:
         seed: int,
         clock: Callable[[], float] | None,
         commission_bp: int = 0,
+        migration: Migration | None = None,
         fill: Callable[[VendorStore], object] | None = None,
     ) -> None:
         streams = Streams(seed)
@@ -90,7 +91,7 @@ class Marketplace:
         self._closers: list[Callable[[], Any]] = []
         try:
             self.ring = layout.ring()
-            self._vendors = layout.open_vendors(path, schema, self.ring.get_node)
+            self._vendors = layout.open_vendors(path, schema, self.ring.get_node, migration)
             self._closers.append(self._vendors.close)
             system = layout.open_system(path, SYSTEM_SCHEMA)
             self._closers.append(system.close)
@@ -166,7 +167,8 @@ class Marketplace:
         executor : Executor, optional
             Where shards are scanned; in this process when absent.
         vendor_class : type
-            What a vendor is; a subclass of :class:`VendorObject`. Its `nouns` may go on after those of its base.
+            What a vendor is; a subclass of :class:`VendorObject`. Its `nouns` may go on after those of its base; where
+            they change, its `version` goes up, and vendors are migrated when first written to or scanned.
         network : Network, optional
             What messages travel by; in process when absent.
         seed : int
@@ -187,6 +189,7 @@ class Marketplace:
             raise InvalidArgumentError("the nouns of a vendor_class are those of VendorObject and then its own")
         commission_of(0, commission_bp)
         schema = object_schema(*vendor_class.nouns)
+        migration = Migration(vendor_class.version, vendor_class.migrations)
         folder = _folder(path)
 
         def make() -> Marketplace:
@@ -200,6 +203,7 @@ class Marketplace:
                 seed=seed,
                 clock=clock,
                 commission_bp=commission_bp,
+                migration=migration,
             )
 
         return Opening(make)
@@ -285,6 +289,7 @@ class Marketplace:
         deadline_s: float | None = None,
     ) -> QueryResult:
         """Run one SELECT over all vendors, exactly; see :meth:`mktsim.fanout.QueryCoordinator.query`."""
+        self._vendors.migrate()  # worker processes scan files, and do not write to them
         return await self._coordinator.query(
             sql, params, shard_key=shard_key, allow_partial=allow_partial, deadline_s=deadline_s
         )
@@ -385,6 +390,10 @@ class Marketplace:
 
         self.on.add(name, live)
         return replayed
+
+    def migrate(self, *, progress: bool = False) -> int:
+        """Bring every vendor to the vendor class's version now, and return how many were not; see `VendorStore`."""
+        return self._vendors.migrate(progress=progress)
 
     def export_vendor(self, vendor_id: str, path: str | PathLike[str]) -> int:
         """Write a vendor's database, its integrity checked, as a SQLite file; return its size in bytes."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Final
@@ -55,6 +55,10 @@ class DurableObject(Receiver):
         Class attribute: the kinds of thing its database holds.
     creators : frozenset of str
         Class attribute: the methods that bring an object into being when called on an id that nobody has.
+    version : int
+        Class attribute: which version of its nouns this is.
+    migrations : mapping of int to sequence of str
+        Class attribute: what is run in each database on arriving at a version; see `mktsim.storage.migrate`.
     limits : Limits
         Class attribute: what one statement may cost.
 
@@ -66,6 +70,8 @@ class DurableObject(Receiver):
 
     nouns: ClassVar[tuple[Noun, ...]] = ()
     creators: ClassVar[frozenset[str]] = frozenset()
+    version: ClassVar[int] = 1
+    migrations: ClassVar[Mapping[int, Sequence[str]]] = {}
     limits: ClassVar[Limits] = Limits()
 
     def __init__(self, id: str) -> None:

@@ -35,6 +35,7 @@ from mktsim.errors import (
     InvalidArgumentError,
     ObjectError,
     OverloadedError,
+    StorageError,
     UnknownVendorError,
     VendorTimeoutError,
 )
@@ -144,7 +145,11 @@ class ObjectHost:
         self._left_s = {}
         self.pump.hold()
         for id in self._ledger.ids():
-            rows, alarm_s = self._left(id) if id in self.store else ([], None)
+            try:
+                rows, alarm_s = self._left(id) if id in self.store else ([], None)
+            except StorageError as error:  # a damaged object must not stand in the others' way
+                _log.error("what %s has still to deliver waits until its database can be read: %s", id, error)
+                continue
             if not rows and alarm_s is None:
                 self._ledger.clear(id)
                 continue

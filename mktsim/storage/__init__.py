@@ -11,6 +11,7 @@ from mktsim.storage.base import Answer, Row, Setup, Statement, Tables, VendorSto
 from mktsim.storage.directory import DirectoryStore
 from mktsim.storage.guards import MAX_VENDOR_ID_CHARACTERS
 from mktsim.storage.memory import MemoryStore
+from mktsim.storage.migrate import Migration
 from mktsim.storage.packed import PackedStore, ShardScanner, close_scanners, open_scanner
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Answer",
     "DirectoryStore",
     "MemoryStore",
+    "Migration",
     "PackedStore",
     "Row",
     "Setup",
@@ -39,6 +41,7 @@ def open_store(
     shards: Sequence[str],
     locate: Callable[[str], str],
     setup: Setup | None = None,
+    migration: Migration | None = None,
 ) -> VendorStore:
     """Open a store, or make it where there is none.
 
@@ -56,6 +59,8 @@ def open_store(
         Vendor id to shard name.
     setup : callable, optional
         Called once on every connection that runs scans or is lent for reading.
+    migration : Migration, optional
+        The version of the schema, and the way there from earlier ones.
 
     Returns
     -------
@@ -82,7 +87,7 @@ def open_store(
     if kind == "memory":
         if path is not None:
             raise InvalidArgumentError(f"a memory store has no path, got {str(path)[:200]!r}")
-        return MemoryStore(schema, shards=shards, locate=locate, setup=setup)
+        return MemoryStore(schema, shards=shards, locate=locate, setup=setup, migration=migration)
     if kind not in ("directory", "packed"):
         raise InvalidArgumentError(f"a store is 'memory', 'directory' or 'packed', not {str(kind)[:80]!r}")
     if path is None:
@@ -90,4 +95,4 @@ def open_store(
     if "\0" in str(path):
         raise InvalidArgumentError("the path of a store cannot hold NUL")
     store: type[DirectoryStore | PackedStore] = DirectoryStore if kind == "directory" else PackedStore
-    return store(path, schema, shards=shards, locate=locate, setup=setup)
+    return store(path, schema, shards=shards, locate=locate, setup=setup, migration=migration)

@@ -27,6 +27,7 @@ from mktsim.sql.schema import Schema
 from mktsim.sqlite import AuthError, Connection, Error, ExecTraceAbort, Value, driver
 from mktsim.storage.guards import allow_only_reading, check_vendor_id, scan_error, shown
 from mktsim.storage.images import Template
+from mktsim.storage.migrate import Migration, migrated
 
 __all__ = [
     "Answer",
@@ -77,10 +78,18 @@ class VendorStore(ABC):
         Vendor id to shard name.
     setup : callable, optional
         Called once on every connection that runs scans or is lent for reading.
+    migration : Migration, optional
+        The version of the schema, and the way there from earlier ones; without it an earlier schema is refused.
     """
 
     def __init__(
-        self, schema: Schema, *, shards: Sequence[str], locate: Callable[[str], str], setup: Setup | None = None
+        self,
+        schema: Schema,
+        *,
+        shards: Sequence[str],
+        locate: Callable[[str], str],
+        setup: Setup | None = None,
+        migration: Migration | None = None,
     ) -> None:
         self.shards: tuple[str, ...] = tuple(shards)
         if not self.shards or len(set(self.shards)) != len(self.shards):
@@ -90,7 +99,8 @@ class VendorStore(ABC):
                 raise InvalidArgumentError(f"a shard name has 1 to 60 printable characters, not {str(shard)[:80]!r}")
         self.schema = schema
         self.setup: Setup = setup if setup is not None else no_setup
-        self.template = Template(schema)
+        self.migration = migration or Migration()
+        self.template = Template(schema, self.migration.version)
         self._locate = locate
         self._known_shards = frozenset(self.shards)
         self._in_transaction: set[str] = set()
@@ -167,6 +177,37 @@ class VendorStore(ABC):
     @abstractmethod
     def delete(self, vendor_id: str) -> None:
         """Delete the vendor's database."""
+
+    def outdated(self, shard: str | None = None) -> list[str]:
+        """Return the vendors, of one shard or of all, that are still of an earlier version of the schema."""
+        return []
+
+    def migrate(self, *, shard: str | None = None, progress: bool = False) -> int:
+        """Bring vendors to the present version of the schema, each whole or not at all; return how many.
+
+        A vendor that is written to is migrated then; a scan migrates its shard first.
+
+        Raises
+        ------
+        SchemaMismatchError, CorruptImageError
+            A vendor cannot be migrated; those before it are, it and those after it are as they were.
+        """
+        waiting: Iterable[str] = self.outdated(shard)
+        if progress:
+            from tqdm.auto import tqdm
+
+            waiting = tqdm(waiting, unit=" vendors", unit_scale=True)
+        count = 0
+        for vendor_id in waiting:
+            self._migrate(vendor_id)
+            count += 1
+        return count
+
+    def _migrate(self, vendor_id: str) -> None:  # noqa: B027  # what is in memory is never outdated
+        """Migrate one vendor, which is outdated."""
+
+    def _migrated(self, image: bytes, vendor_id: str) -> bytes:
+        return migrated(self.template, self.migration, image, vendor_id)
 
     def scrub(self) -> None:  # noqa: B027  # memory has no files
         """See to it that deleted vendors leave no bytes behind in this store's files."""

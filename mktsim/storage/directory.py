@@ -30,6 +30,7 @@ from mktsim.storage.connections import Cache, Writer
 from mktsim.storage.folder import claim, open_file, replace_file
 from mktsim.storage.guards import allow_only_reading, check_vendor_id, named_errors, shown, unknown, vendor_errors
 from mktsim.storage.images import checked, with_application_id, with_journal
+from mktsim.storage.migrate import Migration
 
 _BATCH_VENDORS: Final = 256
 _CATALOGUE: Final = """
@@ -72,14 +73,15 @@ class DirectoryStore(VendorStore):
         shards: Sequence[str],
         locate: Callable[[str], str],
         setup: Setup | None = None,
+        migration: Migration | None = None,
         open_vendors: int = 96,
     ) -> None:
-        super().__init__(schema, shards=shards, locate=locate, setup=setup)
+        super().__init__(schema, shards=shards, locate=locate, setup=setup, migration=migration)
         self._readers: Cache[_Opened] = Cache(open_vendors)
         self._writers: Cache[_Opened] = Cache(max(1, open_vendors // 4))
         self._catalogue: Connection | None = None
         try:
-            self.path = claim(path, "directory", schema, self.shards)
+            self.path = claim(path, "directory", schema, self.shards, version=self.migration.version)
             with named_errors(f"store {self.path}"):
                 self._catalogue = open_file(self.path / "catalogue.sqlite")
                 self._catalogue.execute(_CATALOGUE).fetchall()
@@ -133,7 +135,14 @@ class DirectoryStore(VendorStore):
         # Readers are opened for writing too, though they may not: the last connection to a file folds its write-ahead
         # log into it, which one opened for reading cannot.
         connection = open_file(path)
+        if self.migration.version > 1 and int(connection.pragma("user_version")) < self.migration.version:
+            try:
+                self._replace(connection, self._migrated(with_journal(connection.serialize("main"), 1), path.name))
+            except BaseException:
+                connection.close(True)
+                raise
         if writable:
+            self._mark(connection)  # a crash may have come between a backup and this
             return _Opened(connection, inode, Writer(connection, self.template.cookie))
         self.setup(connection)
         connection.execute("PRAGMA query_only = 1")
@@ -239,10 +248,35 @@ class DirectoryStore(VendorStore):
                 self._add([(vendor_id, shard, adopted)])
                 return
             with self._opened(vendor_id, writable=True) as opened:
-                version = int(opened.connection.pragma("application_id"))
-                source = self.template.connection(with_application_id(adopted, version + 1))
-                with closing(source), opened.connection.backup("main", source, "main") as backup:
-                    backup.step()
+                self._replace(opened.connection, adopted)
+
+    def _replace(self, connection: Connection, image: bytes) -> None:
+        """Replace a database by an image, in one transaction, and count the version."""
+        version = int(connection.pragma("application_id"))
+        source = self.template.connection(with_application_id(image, version + 1))
+        with closing(source), connection.backup("main", source, "main") as backup:
+            backup.step()
+        self._mark(connection)
+
+    def _mark(self, connection: Connection) -> None:
+        """Give a database of this schema its cookie: SQLite's backup leaves another in what it has overwritten."""
+        if connection.pragma("schema_version") != self.template.cookie and self.template.fits(connection):
+            connection.execute(f"PRAGMA schema_version = {self.template.cookie}")
+
+    def outdated(self, shard: str | None = None) -> list[str]:
+        if self.migration.version == 1:
+            return []
+        return [
+            vendor_id for vendor_id in self.vendor_ids(shard) if self._version_of(vendor_id) < self.migration.version
+        ]
+
+    def _version_of(self, vendor_id: str) -> int:
+        with closing(open_file(self.vendor_path(vendor_id))) as connection:
+            return int(connection.pragma("user_version"))
+
+    def _migrate(self, vendor_id: str) -> None:
+        with self._exclusively(vendor_id), self._opened(vendor_id, writable=True):
+            pass  # opening it migrates it
 
     def _scan(self, shard: str, statements: list[Statement], vendor_ids: list[str] | None) -> Iterator[Answer]:
         for vendor_id in self.vendor_ids(shard) if vendor_ids is None else vendor_ids:

@@ -17,8 +17,10 @@ _MANIFEST = "store.json"
 BUSY_TIMEOUT_MS = 10_000
 
 
-def claim(path: str | Path, kind: str, schema: Schema, shards: tuple[str, ...]) -> Path:
+def claim(path: str | Path, kind: str, schema: Schema, shards: tuple[str, ...], *, version: int = 1) -> Path:
     """Make the folder of a store, or check that the one there is this store's, and return it.
+
+    A folder of an earlier version of the schema is claimed for the present one; its vendors are migrated one by one.
 
     Raises
     ------
@@ -28,6 +30,7 @@ def claim(path: str | Path, kind: str, schema: Schema, shards: tuple[str, ...]) 
         It is another kind of store, has other shards, or cannot be read or written.
     """
     folder = Path(path)
+    present = {"version": version, "statements": schema.statements}
     wanted = {"format": _FORMAT, "kind": kind, "schema": schema.digest, "shards": list(shards)}
     with named_errors(f"store {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -36,12 +39,19 @@ def claim(path: str | Path, kind: str, schema: Schema, shards: tuple[str, ...]) 
             if any(not entry.name.startswith(_MANIFEST) for entry in folder.iterdir()):
                 raise StorageError(f"{folder} holds files but no {_MANIFEST}: choose an empty folder")
             draft = folder / f"{_MANIFEST}.{os.getpid()}"
-            replace_file(manifest, json.dumps(wanted | {"statements": schema.statements}, indent=1).encode(), draft)
+            replace_file(manifest, json.dumps(wanted | present, indent=1).encode(), draft)
         try:
-            found = json.loads(manifest.read_bytes())
-            found = {key: found[key] for key in wanted}
+            read = json.loads(manifest.read_bytes())
+            found = {key: read[key] for key in wanted}
+            before = int(read.get("version", 1))
         except (ValueError, KeyError, TypeError) as error:
             raise StorageError(f"{manifest} cannot be understood: {error!r}") from error
+    if found["schema"] != schema.digest and before < version:
+        found["schema"] = schema.digest
+        if found == wanted:
+            with named_errors(f"store {folder}"):
+                draft = folder / f"{_MANIFEST}.{os.getpid()}"
+                replace_file(manifest, json.dumps(wanted | present, indent=1).encode(), draft)
     if found["schema"] != schema.digest:
         raise SchemaMismatchError(f"{folder} was made for another schema, listed in {manifest.name}: open it with that")
     for key, value in wanted.items():

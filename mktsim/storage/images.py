@@ -49,7 +49,7 @@ def with_application_id(image: bytes, application_id: int) -> bytes:
 
 
 class Template:
-    """The empty database of a schema, and what can be made from it.
+    """The empty database of a schema, at a version, and what can be made from it.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ class Template:
     (1024, 1024)
     """
 
-    def __init__(self, schema: Schema) -> None:
+    def __init__(self, schema: Schema, version: int = 1) -> None:
         self.schema = schema
         self.cookie: int = int(schema.digest[:8], 16) >> 1 or 1
         self._staging = connect()
@@ -78,6 +78,8 @@ class Template:
         except Error as error:
             raise InvalidArgumentError(f"the schema cannot be laid out: {error}") from error
         self._staging.execute(f"PRAGMA schema_version = {self.cookie}")
+        if version > 1:
+            self._staging.execute(f"PRAGMA user_version = {version}")
         self.image: bytes = self._staging.serialize("main")
         self._template_form = self._form(self._staging, self.image)
         self._inserts: dict[tuple[str, int], str] = {}
@@ -131,6 +133,10 @@ class Template:
         marks = ", ".join("?" * given)
         self._inserts[table, width] = f"INSERT INTO {quote(table)}({names}) VALUES({marks})"
         return self._inserts[table, width]
+
+    def fits(self, connection: Connection) -> bool:
+        """Whether a database has this schema, whatever its cookie."""
+        return bool(connection.execute(_LAYOUT).fetchall() == self._staging.execute(_LAYOUT).fetchall())
 
     def adopt(self, image: bytes, vendor_id: str) -> bytes:
         """Return a foreign image in this template's form, or raise where it is damaged or of another schema.

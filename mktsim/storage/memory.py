@@ -12,6 +12,7 @@ from mktsim.storage.base import Answer, Setup, Statement, Tables, VendorStore, r
 from mktsim.storage.connections import Writer
 from mktsim.storage.guards import check_vendor_id, named_errors, shown, unknown, vendor_errors
 from mktsim.storage.images import checked
+from mktsim.storage.migrate import Migration
 from mktsim.storage.vfs import ReaderPool
 
 
@@ -34,9 +35,15 @@ class MemoryStore(VendorStore):
     """A :class:`VendorStore` that lives as long as its process. Some 50 KB of memory a small vendor."""
 
     def __init__(
-        self, schema: Schema, *, shards: Sequence[str], locate: Callable[[str], str], setup: Setup | None = None
+        self,
+        schema: Schema,
+        *,
+        shards: Sequence[str],
+        locate: Callable[[str], str],
+        setup: Setup | None = None,
+        migration: Migration | None = None,
     ) -> None:
-        super().__init__(schema, shards=shards, locate=locate, setup=setup)
+        super().__init__(schema, shards=shards, locate=locate, setup=setup, migration=migration)
         self._vendors: dict[str, dict[str, _Vendor]] = {shard: {} for shard in self.shards}
         self._readers = ReaderPool(self.setup)
 

@@ -2,8 +2,9 @@
 
 Rules
 -----
-A vendor is migrated once, whole or not at all: its new image, digest and version are one commit. Rows keep their values,
-their order and their rowids; columns that are new take their defaults; tables and columns that are gone are dropped.
+A vendor is migrated once, whole or not at all: its new image, digest and version are one commit. Rows keep their
+values, their order and their rowids; columns that are new take their defaults; tables and columns that are gone are
+dropped.
 
 Theory of operation
 -------------------
@@ -22,10 +23,13 @@ from contextlib import closing
 from dataclasses import dataclass, field
 
 from mktsim.errors import InvalidArgumentError, SchemaMismatchError
-from mktsim.sqlite import Error, quote
+from mktsim.sqlite import Connection, Error, quote
 from mktsim.storage.images import Template, open_checked
 
-_TABLES = "SELECT name, wr FROM pragma_table_list WHERE schema = ? AND type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+_TABLES = (
+    "SELECT name, wr FROM pragma_table_list WHERE schema = ? AND type = 'table' "
+    "AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +67,17 @@ def migrated(template: Template, migration: Migration, image: bytes, vendor_id: 
     who = f"vendor {vendor_id[:60]!r}"
     open_checked(image, vendor_id).close(True)
     with closing(template.connection()) as new:
-        new.execute("ATTACH ':memory:' AS old")
+        new.execute("ATTACH ':memory:' AS old").fetchall()
         new.deserialize("old", image)
         version = int(new.pragma("user_version", schema="old")) or 1
         if version > migration.version:
             raise SchemaMismatchError(f"{who} is of version {version}, this program of {migration.version}: update it")
         try:
             new.execute("BEGIN")
-            before = dict(new.execute(_TABLES, ("old",)).fetchall())
+            before = {str(name): bool(wr) for name, wr in new.execute(_TABLES, ("old",)).fetchall()}
             for name, without_rowid in new.execute(_TABLES, ("main",)).fetchall():
-                if name in before:
-                    rowid = ["rowid"] if not without_rowid and not before[name] else []
+                if str(name) in before:
+                    rowid = [] if without_rowid or before[str(name)] else ["rowid"]
                     shared = ", ".join([*rowid, *map(quote, _shared(new, str(name)))])
                     table = quote(str(name))
                     new.execute(f"INSERT INTO main.{table}({shared}) SELECT {shared} FROM old.{table}")
@@ -88,11 +92,11 @@ def migrated(template: Template, migration: Migration, image: bytes, vendor_id: 
         except Error as error:
             raise SchemaMismatchError(f"{who} cannot be migrated to version {migration.version}: {error}") from error
         if new.pragma("schema_version") != template.cookie:
-            raise SchemaMismatchError(f"a migration to version {migration.version} changed the schema: it moves rows only")
+            raise SchemaMismatchError(f"a migration of {who} changed the schema: its statements move rows only")
         return new.serialize("main")
 
 
-def _shared(new: object, table: str) -> list[str]:
+def _shared(new: Connection, table: str) -> list[str]:
     columns = "SELECT name FROM pragma_table_info(?, ?)"
-    old = {row[0] for row in new.execute(columns, (table, "old"))}  # type: ignore[attr-defined]
-    return [str(row[0]) for row in new.execute(columns, (table, "main")).fetchall() if row[0] in old]  # type: ignore[attr-defined]
+    old = {row[0] for row in new.execute(columns, (table, "old"))}
+    return [str(row[0]) for row in new.execute(columns, (table, "main")).fetchall() if row[0] in old]

@@ -37,6 +37,7 @@ from mktsim.storage.connections import Cache, Writer
 from mktsim.storage.folder import claim, file_name, open_file
 from mktsim.storage.guards import check_vendor_id, named_errors, shown, unknown, vendor_errors
 from mktsim.storage.images import checked, open_quickly
+from mktsim.storage.migrate import Migration
 from mktsim.storage.scanner import ShardScanner, close_scanners, open_scanner
 
 __all__ = ["PackedStore", "ShardScanner", "close_scanners", "open_scanner"]
@@ -85,16 +86,18 @@ class PackedStore(VendorStore):
         shards: Sequence[str],
         locate: Callable[[str], str],
         setup: Setup | None = None,
+        migration: Migration | None = None,
         active_vendors: int = 256,
     ) -> None:
-        super().__init__(schema, shards=shards, locate=locate, setup=setup)
+        super().__init__(schema, shards=shards, locate=locate, setup=setup, migration=migration)
+        self._current: set[str] = set() if migration is not None else set(shards)
         self._files: dict[str, Connection] = {}
         self._scanners: dict[str, ShardScanner] = {}
         self._active: Cache[_Active] = Cache(active_vendors)
         self._joined: dict[str, set[str]] = {}  # by shard: whose changes its open transaction holds
         self._lost: dict[str, StorageError] = {}
         try:
-            self.path = claim(path, "packed", schema, self.shards)
+            self.path = claim(path, "packed", schema, self.shards, version=self.migration.version)
         except BaseException:
             self.close()
             raise
@@ -272,7 +275,18 @@ class PackedStore(VendorStore):
             raise unknown(vendor_id)
         version, digest, image = row
         if digest != self.schema.digest:
-            raise SchemaMismatchError(f"vendor {shown(vendor_id)} has the schema {digest[:12]}...: migrate it first")
+            if self.migration.version == 1:
+                raise SchemaMismatchError(
+                    f"vendor {shown(vendor_id)} has the schema {digest[:12]}..., no version of this"
+                )
+            image = self._migrated(image, vendor_id)
+            file.execute(
+                "UPDATE vendors SET image = ?, schema_digest = ?, version = ? WHERE id = ? AND version = ?",
+                (image, self.schema.digest, version + 1, vendor_id, version),
+            )
+            if not file.changes():
+                raise StorageError(f"vendor {shown(vendor_id)} was written by another process meanwhile: retry")
+            version += 1
         return _Active(Writer(open_quickly(image, vendor_id), self.template.cookie), version)
 
     def _store(self, file: Connection, vendor_id: str, version: int, image: bytes) -> None:
@@ -291,6 +305,8 @@ class PackedStore(VendorStore):
     @contextmanager
     def read(self, vendor_id: str) -> Iterator[Connection]:
         self._check_open()
+        if self.shard_of(vendor_id) not in self._current and vendor_id in self.outdated(self.shard_of(vendor_id)):
+            self._migrate(vendor_id)
         with vendor_errors(vendor_id), self._scanner(self.shard_of(vendor_id)).read(vendor_id) as connection:
             yield connection
 
@@ -330,7 +346,24 @@ class PackedStore(VendorStore):
                 (vendor_id, self.schema.digest, 1, adopted),
             )
 
+    def outdated(self, shard: str | None = None) -> list[str]:
+        if shard is None:
+            return [vendor_id for each in self.shards for vendor_id in self.outdated(each)]
+        if shard in self._current:
+            return []
+        with named_errors(f"shard {shard!r}"):
+            sql = "SELECT id FROM vendors WHERE schema_digest <> ? ORDER BY id"
+            found = [str(row[0]) for row in self._file(shard).execute(sql, (self.schema.digest,))]
+        if not found:
+            self._current.add(shard)
+        return found
+
+    def _migrate(self, vendor_id: str) -> None:
+        with self._exclusively(vendor_id), self._file_of(vendor_id) as file:
+            self._activate(file, vendor_id).close()
+
     def _scan(self, shard: str, statements: list[Statement], vendor_ids: list[str] | None) -> Iterator[Answer]:
+        self.migrate(shard=shard)
         return self._scanner(shard).scan(statements, vendor_ids=vendor_ids)
 
     def _close(self) -> None:
