@@ -23,7 +23,7 @@ BP = 333
 
 vendors = st.sampled_from(VENDORS)
 skus = st.sampled_from(SKUS)
-items = st.lists(st.tuples(vendors, skus, st.integers(1, 3)), min_size=1, max_size=4)
+items = st.lists(st.tuples(st.sampled_from((*VENDORS[:2], *VENDORS)), skus, st.integers(1, 3)), min_size=1, max_size=3)
 
 
 class Later:
@@ -78,8 +78,10 @@ class MarketMachine(RuleBasedStateMachine):
 
     @initialize()
     def one_is_there(self) -> None:
-        self.onboard("acme")
-        self.create("acme", "A", 250, 5)
+        for vendor_id in VENDORS[:2]:
+            self.onboard(vendor_id)
+            self.create(vendor_id, "A", 250, 6)
+        self.create("acme", "B", 199, 6)
 
     @rule(vendor_id=vendors)
     def onboard(self, vendor_id: str) -> None:

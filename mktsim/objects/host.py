@@ -317,9 +317,9 @@ class ObjectHost:
         target._alarm_changed = False
         committed = False
         alarm_s: float | None = None
-        version = self.store.version(id) if self.store.groups else 0
         try:
             with self.store.join(id) as connection:
+                before = connection.total_changes()
                 outcomes = await work(target, connection)
                 for each in target._sent:
                     connection.execute("INSERT INTO _outbox VALUES(?, ?, ?, NULL)", (each.seq, each.event, each.data))
@@ -328,6 +328,7 @@ class ObjectHost:
                     alarm_s = connection.execute("SELECT alarm FROM _vendor").get
                 marked = bool(sent) or alarm_changed
                 self._group.before_commit(id, marked)
+                changed = connection.total_changes() != before
             committed = True
         finally:
             if not committed:
@@ -342,7 +343,6 @@ class ObjectHost:
         def undone() -> None:
             activation.object = self._factory(id)
 
-        changed = self.store.groups and self.store.version(id) != version
         return outcomes, self._group.join(id, marked, changed, done, undone)
 
     # -- alarms and outbox --------------------------------------------------------------------------------------

@@ -249,6 +249,8 @@ class DirectoryStore(VendorStore):
                 return
             with self._opened(vendor_id, writable=True) as opened:
                 self._replace(opened.connection, adopted)
+            with closing(open_file(self.vendor_path(vendor_id))) as connection:  # one whose commits nobody judges
+                self._mark(connection)
 
     def _replace(self, connection: Connection, image: bytes) -> None:
         """Replace a database by an image, in one transaction, and count the version."""
@@ -256,7 +258,6 @@ class DirectoryStore(VendorStore):
         source = self.template.connection(with_application_id(image, version + 1))
         with closing(source), connection.backup("main", source, "main") as backup:
             backup.step()
-        self._mark(connection)
 
     def _mark(self, connection: Connection) -> None:
         """Give a database of this schema its cookie: SQLite's backup leaves another in what it has overwritten."""
