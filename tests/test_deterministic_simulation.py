@@ -355,7 +355,7 @@ def first_failure(seeds: int) -> tuple[int, BaseException]:
 
 def test_hundreds_of_seeds_lose_nothing_and_repeat_nothing() -> None:
     """All invariants hold after each."""
-    for seed in range(100):
+    for seed in range(180):
         simulate(seed)
 
 

@@ -478,17 +478,12 @@ def test_caps_on_rows_and_bytes_are_named_errors():
     """The message says what to do; a spill below the cap changes nothing."""
     made = case(["x TEXT"], *[[(f"{i}" * 500,)] for i in range(400)])
     fleet = made.fleet()
-    with coordinator(fleet) as one:
-        sql = "SELECT x, RANK() OVER (ORDER BY x) FROM t"
-        expected = ask(one, sql).rows
-        one._engine.limits = GatherLimits(memory_bytes=1)
-        one._engine.close()
-        assert ask(one, sql).rows == expected
-        for limits in (GatherLimits(max_rows=399), GatherLimits(max_bytes=100_000)):
-            one._engine.limits = limits
-            one._engine.close()
-            with pytest.raises(QueryTooLargeError, match="raise GatherLimits"):
-                ask(one, sql)
+    sql = "SELECT x, RANK() OVER (ORDER BY x) FROM t"
+    with coordinator(fleet) as plain, coordinator(fleet, limits=GatherLimits(memory_bytes=1)) as spilling:
+        assert ask(spilling, sql).rows == ask(plain, sql).rows
+    for limits in (GatherLimits(max_rows=399), GatherLimits(max_bytes=100_000)):
+        with coordinator(fleet, limits=limits) as capped, pytest.raises(QueryTooLargeError, match="raise GatherLimits"):
+            ask(capped, sql)
     for connection in fleet:
         connection.close()
 

@@ -50,7 +50,7 @@ from mktsim.fanout.scanner import ScatterTarget, ShardScanner
 from mktsim.fanout.scatter import Node, Target
 from mktsim.fanout.stream import RowStream
 from mktsim.network import InProcessNetwork, Network
-from mktsim.sql import SCHEMA_QUERY, GatherEngine, Plan, Planner, Schema
+from mktsim.sql import SCHEMA_QUERY, GatherEngine, GatherLimits, Plan, Planner, Schema
 from mktsim.sqlite import Value, quote
 from mktsim.streams import Streams
 
@@ -88,6 +88,8 @@ class QueryCoordinator:
         Randomness of retries; a family of its address when absent.
     fanout_width : int, optional
         Put aggregators between, so that no node has more children than this.
+    limits : GatherLimits, optional
+        Caps on the rows and bytes one answer may be gathered from.
 
     Raises
     ------
@@ -122,6 +124,7 @@ class QueryCoordinator:
         replicas: Mapping[str, Sequence[ScatterTarget | str]] | None = None,
         streams: Streams | None = None,
         fanout_width: int | None = None,
+        limits: GatherLimits | None = None,
     ) -> None:
         self.scanners = tuple(scanners)
         self.address = address
@@ -142,7 +145,7 @@ class QueryCoordinator:
         self._by_vendor = bool(self._leaves) and all(isinstance(scanner, ShardScanner) for scanner in self._leaves)
         self._functions = all(scanner.has_functions for scanner in self._leaves)
         self._planner = Planner(schema, functions=self._functions) if schema is not None else None
-        self._engine = GatherEngine()
+        self._engine = GatherEngine(limits=limits)
         self._replicas, addresses = _replicas(replicas or {}, self._by_id)
         self._node = Node(self._network, address, replicas=addresses, streams=streams)
         self._in_flight = 0
