@@ -67,7 +67,8 @@ class Planner:
             raise InvalidArgumentError(f"cache_size must be at least 1, not {cache_size}")
         self.catalog = Catalog(schema)
         self._functions = functions
-        self._cache: OrderedDict[str, Plan] = OrderedDict()
+        # By text, and whether the values seen made it collect.
+        self._cache: OrderedDict[tuple[str, bool], Plan] = OrderedDict()
         self._cache_size = cache_size
 
     @property
@@ -83,9 +84,9 @@ class Planner:
         QueryError
             One of its subclasses, before any vendor is touched.
         """
-        known = self._cache.get(sql) if isinstance(sql, str) else None
+        known = self._cache.get((sql, False)) if isinstance(sql, str) else None
         if known is not None:
-            self._cache.move_to_end(sql)
+            self._cache.move_to_end((sql, False))
             return known
         if isinstance(sql, str) and len(sql) > MAX_STATEMENT_CHARS:
             raise UnsupportedQueryError(
@@ -93,8 +94,11 @@ class Planner:
                 sql=sql,
             )
         plan = self._plan(lexer.read(sql))
-        self._cache[sql] = plan
-        if len(self._cache) > self._cache_size:
+        return self._remember((sql, False), plan)
+
+    def _remember(self, key: tuple[str, bool], plan: Plan) -> Plan:
+        self._cache[key] = plan
+        while len(self._cache) > self._cache_size:
             self._cache.popitem(last=False)
         return plan
 
@@ -149,7 +153,7 @@ class Planner:
             return plan
         if steps == plan.steps:
             return plan
-        key = f"{plan.statement.sql}\0collect"
+        key = (plan.statement.sql, True)
         known = self._cache.get(key)
         if known is None:
             reason = "with these values SQLite would walk the rows another way"
@@ -157,7 +161,7 @@ class Planner:
                 plan.statement, self.catalog.facts(plan.statement), self.catalog, None, reason=reason, volatile=False
             )
             known = replace(known, single_table=plan.single_table, shard_values=plan.shard_values)
-            self._cache[key] = known
+            self._remember(key, known)
         return known
 
     def _whole(self, statement: Statement, facts: Facts, tree: Node) -> Plan:
