@@ -149,6 +149,9 @@ def counting(calls, answer=()):
         ("SELECT name FROM products WHERE id = ?", (2**63,), {}, ParameterError),
         ("SELECT name FROM products WHERE id = :a", {"b": 1}, {}, ParameterError),
         ("SELECT name FROM products WHERE id = ?", "x", {}, ParameterError),
+        ("SELECT name FROM products WHERE id = ?", ("\ud800",), {}, ParameterError),
+        ("SELECT '\ud800' FROM products", (), {}, SQLSyntaxError),
+        ("SELECT name\0 FROM products", (), {}, SQLSyntaxError),
         ("SELECT rowid FROM products", (), {}, UnsupportedQueryError),
         ("SELECT name FROM products INDEXED BY i", (), {}, QueryError),
         ("SELECT last_insert_rowid() FROM products", (), {}, UnsupportedQueryError),
@@ -307,6 +310,12 @@ def test_explain_tells_tier_statements_and_vendors_without_running(coordinator):
     assert (routed.tier, routed.only, routed.pruned) == ("route", ("acme",), 3)
     assert "<" not in str(routed)
     assert "route" in routed._repr_html_()
+
+
+def test_a_statement_nested_too_deeply_for_the_parser_is_collected(coordinator):
+    """SQLite can run it, so it is answered."""
+    answer = ask(coordinator, "SELECT COUNT(*) FROM products WHERE " + " AND ".join(["price > 0"] * 900))
+    assert answer.rows == [(5,)]
 
 
 def test_sql_in_every_string_stays_a_string(coordinator):

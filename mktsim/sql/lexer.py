@@ -153,7 +153,17 @@ class Statement:
         return values
 
 
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _checked(value: Any, number: int, sql: str) -> Value:
+    if isinstance(value, str) and not _is_unicode(value):
+        raise ParameterError(f"parameter {number} holds a lone surrogate, which is no Unicode text", sql=sql)
     if value is None or type(value) in (str, bytes, float):
         return value  # type: ignore[no-any-return]
     if isinstance(value, bool):
@@ -188,6 +198,8 @@ def read(sql: str) -> Statement:
     """
     if not isinstance(sql, str):
         raise SQLSyntaxError(f"a statement must be a string, not {type(sql).__name__}")
+    if not _is_unicode(sql):
+        raise SQLSyntaxError("the statement holds a lone surrogate, which is no Unicode text")
     pieces: list[str] = []
     words: list[str] = []
     names: dict[int, str | None] = {}

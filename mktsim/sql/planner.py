@@ -115,6 +115,13 @@ class Planner:
         tree = parse(statement, catalog)
         if isinstance(tree, str):
             return collect(statement, facts, catalog, None, reason=tree, volatile=volatile)
+        try:
+            return self._with_tree(statement, facts, tree, volatile)
+        except RecursionError:
+            return collect(statement, facts, catalog, None, reason="it nests too deeply to be read", volatile=volatile)
+
+    def _with_tree(self, statement: Statement, facts: Facts, tree: Node, volatile: bool) -> Plan:
+        catalog = self.catalog
         reason = "random() or the clock is evaluated once, at the coordinator"
         plan: Plan | None = None
         for attempt in () if volatile else (self._whole, self._decomposed):
