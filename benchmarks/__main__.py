@@ -10,10 +10,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import fanout, placement, report, simulation, sql
+from benchmarks import fanout, placement, report, runtime, simulation, sql
 from benchmarks.measure import QUICK, Figure, Sizes, measure
 
-MODULES = {"fanout": fanout, "placement": placement, "simulation": simulation, "sql": sql}
+MODULES = {"fanout": fanout, "placement": placement, "simulation": simulation, "sql": sql, "runtime": runtime}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,7 +8,8 @@ The fleet is the market's own schema in a packed store, `products` products a ve
 * *threads*: a pool, one file a vendor of SQLite's default page size in rollback-journal mode (a descriptor each), the
   standard library's driver, connections kept open as far as descriptors allow, and a merge in Python that
   concatenates, sorts and adds. Once with a task a vendor, as most would write it; once with a task a thread;
-* *one SQLite* that holds all rows, in memory, with no index, as the vendors have none.
+* *one SQLite* that holds all rows, in memory, with no index, as the vendors have none;
+* *one DuckDB* that holds all rows, in memory, by column: what an analyst would do with a copy of everything.
 
 The first query is measured again with the shards scanned by one worker process a core.
 """
@@ -55,6 +56,7 @@ class Query:
     params: Row
     scatter_params: Row
     naive: str
+    analytic: str
     merge: Callable[[list[Row]], list[Row]]
     equal: Callable[[list[Row], list[Row]], bool]
 
@@ -90,6 +92,7 @@ TOP_TEN = Query(
     params=("electronics",),
     scatter_params=("electronics", 10),
     naive=f"SELECT {_COLUMNS} FROM products WHERE category = ? ORDER BY rating DESC LIMIT 10",
+    analytic=f"SELECT {_COLUMNS} FROM products WHERE category = ? ORDER BY rating DESC NULLS LAST, place LIMIT 10",
     merge=_first_ten,
     equal=lambda ours, theirs: ours == theirs,
 )
@@ -99,6 +102,7 @@ GROUPS = Query(
     params=(),
     scatter_params=(),
     naive="SELECT category, COUNT(*), SUM(price), COUNT(price) FROM products GROUP BY category",
+    analytic="SELECT category, COUNT(*), AVG(price) FROM products GROUP BY category ORDER BY category NULLS FIRST",
     merge=_by_category,
     equal=_nearly,
 )
@@ -121,16 +125,11 @@ class Fleet:
         self.stack, self.vendors, self.sizes = stack, vendors, sizes
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="mktsim-benchmark-")))
         # Sorted by id, in which order one table would have them; skew 0 gives every vendor as many products.
-        made = [
-            (vendor_id, {"_vendor": [(vendor_id, 0)], **tables})
-            for vendor_id, tables in catalogue(vendors=vendors, products=sizes.products, seed=seed, skew=0)
-        ]
-        layout = find_layout(folder / "market", store="packed", shards=None, virtual_nodes=None)
-        with layout.open_vendors(folder / "market", SCHEMA, layout.ring().get_node) as store:
-            store.create_many(made)
-            self.paths = [store.shard_path(shard) for shard in store.shards]  # type: ignore[attr-defined]
-            self.whole = _one_database(store)
-            stack.callback(self.whole.close)
+        made = list(catalogue(vendors=vendors, products=sizes.products, seed=seed, skew=0))
+        self.paths, self.whole = write_market(folder / "market", made)
+        stack.callback(self.whole.close)
+        self.analytic = _in_duckdb(self.whole)
+        stack.callback(self.analytic.close)
         self.folder = folder / "market"
         self.runner = stack.enter_context(asyncio.Runner())
         self.market = self._open(None)
@@ -164,13 +163,14 @@ class Fleet:
                 Contender(f"{threads} kept open, a task a vendor", self._threads(query, None), at_most=0.25),
                 Contender(f"{threads} kept open, a task a thread", self._threads(query, self.sizes.threads)),
                 Contender("one SQLite holding all rows", self._one(query)),
+                Contender("one in-memory DuckDB holding all rows", self._duck(query)),
             ),
             query.equal,
             f"{len(self.closed_files)} files beyond the limit were opened at each query" if self.closed_files else "",
         )
 
     def _open(self, executor: ProcessPoolExecutor | None) -> Marketplace:
-        market = self.runner.run(_opened(self.folder, executor))
+        market = self.runner.run(opened(self.folder, executor))
         self.stack.callback(lambda: self.runner.run(market.close()))
         return market
 
@@ -240,12 +240,40 @@ class Fleet:
 
         return lambda: query.merge(list(chain.from_iterable(self.pool.map(ask, batches))))
 
+    def _duck(self, query: Query) -> Callable[[], list[Row]]:
+        return lambda: self.analytic.execute(query.analytic, query.params).fetchall()
+
     def _one(self, query: Query) -> Callable[[], list[Row]]:
         return lambda: self.whole.execute(query.sql, query.params).fetchall()
 
 
-async def _opened(path: Path, executor: ProcessPoolExecutor | None) -> Marketplace:
+async def opened(path: Path, executor: ProcessPoolExecutor | None = None) -> Marketplace:
+    """Open a market that has been written."""
     return await Marketplace.open(path, executor=executor)
+
+
+def write_market(path: Path, made: Sequence[tuple[str, Tables]]) -> tuple[list[Path], Connection]:
+    """Write a packed market; return its shard files, and one database that holds all its products."""
+    layout = find_layout(path, store="packed", shards=None, virtual_nodes=None)
+    with layout.open_vendors(path, SCHEMA, layout.ring().get_node) as store:
+        store.create_many([(vendor_id, {"_vendor": [(vendor_id, 0)], **tables}) for vendor_id, tables in made])
+        paths = [store.shard_path(shard) for shard in store.shards]  # type: ignore[attr-defined]
+        return paths, _one_database(store)
+
+
+def _in_duckdb(whole: Connection) -> Any:
+    """Copy all products into a column store in memory; `place` is the order in which one table would have them."""
+    import duckdb
+    import pandas as pd
+
+    names = ", ".join(Product.names)
+    rows = whole.execute(f"SELECT rowid, {names} FROM products ORDER BY rowid").fetchall()
+    frame = pd.DataFrame(rows, columns=["place", *Product.names])
+    connection = duckdb.connect(":memory:")
+    connection.register("frame", frame)
+    connection.execute("CREATE TABLE products AS SELECT * FROM frame ORDER BY place")
+    connection.unregister("frame")
+    return connection
 
 
 def _one_database(store: VendorStore) -> Connection:

@@ -28,6 +28,8 @@ class Sizes:
         Fan-out width with SQL executed, with timing alone, and in arrays.
     rows : int
         Of the column that is summed.
+    objects : tuple of int
+        Durable Objects in the platform's own runtime.
     rounds : int
         At most; a subject ends before where they take longer than `subject_s` seconds, though not before its least.
     """
@@ -42,11 +44,14 @@ class Sizes:
     event_leaves: int = 10_000
     array_leaves: int = 100_000
     rows: int = 1_000_000
+    objects: tuple[int, ...] = (10, 30, 100, 300, 1_000)
     rounds: int = 21
     subject_s: float = 30.0
 
 
-QUICK = Sizes(vendors=(1_000,), keys=100_000, array_leaves=20_000, rows=100_000, rounds=7, subject_s=3.0)
+QUICK = Sizes(
+    vendors=(1_000,), keys=100_000, array_leaves=20_000, rows=100_000, objects=(100,), rounds=7, subject_s=3.0
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,10 +83,10 @@ def _build(nodes: list[str], sizes: Sizes, hash_fn: Any = None) -> Callable[[], 
 
 def _token_of_label(nodes: list[str], virtual_nodes: int) -> dict[str, int]:
     """Return our tokens under the labels that uhashring hashes for them."""
-    table = ConsistentHashRing(nodes, virtual_nodes=virtual_nodes)._built()
+    table = ConsistentHashRing(nodes, virtual_nodes=virtual_nodes).table()
     seen = [0] * len(nodes)
     tokens = {}
     for token, owner in zip(table.tokens.tolist(), table.owners.tolist(), strict=False):
-        tokens[f"{table.ids[owner]}-{seen[owner]}"] = token
+        tokens[f"{nodes[owner]}-{seen[owner]}"] = token
         seen[owner] += 1
     return tokens

@@ -32,7 +32,7 @@ def conditions(sizes: Sizes, seed: int) -> dict[str, Any]:
             "system": f"{platform.system()} {platform.release()}",
             "load_1_min": round(os.getloadavg()[0], 2),
         },
-        "versions": {**program_versions(), "uhashring": version("uhashring")},
+        "versions": {**program_versions(), "uhashring": version("uhashring"), "duckdb": version("duckdb")},
         "seed": seed,
         "parameters": asdict(sizes),
     }

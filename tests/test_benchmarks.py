@@ -15,7 +15,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # The package is not installed, only run from here.
 
 from benchmarks import __main__ as command
-from benchmarks import measure, report
+from benchmarks import measure, peers, report
 from benchmarks.measure import Contender, DifferentAnswerError, Figure, Sizes, Subject
 
 TINY = Sizes(
@@ -29,12 +29,13 @@ TINY = Sizes(
     event_leaves=20,
     array_leaves=50,
     rows=300,
+    objects=(),
     rounds=3,
     subject_s=0.0,
 )
 
 
-@pytest.mark.parametrize("name", command.MODULES)
+@pytest.mark.parametrize("name", [name for name in command.MODULES if name != "runtime"])
 def test_every_peer_gives_the_same_answer(name: str) -> None:
     """What is compared for time answers the same question: compare() raises where one does not."""
     names = []
@@ -44,6 +45,17 @@ def test_every_peer_gives_the_same_answer(name: str) -> None:
             measure.compare(subject)  # Again, for the next request of a simulation is another one.
             names.append(subject.name)
     assert len(names) == len(set(names)) > 1
+
+
+@pytest.mark.skipif(
+    not (Path(peers.__file__).parent / "node_modules").is_dir(),
+    reason="optional: the Durable Object runtime is installed by `python -m benchmarks --only runtime`",
+)
+def test_the_platforms_own_runtime_gives_the_same_answer() -> None:
+    """Four real Durable Objects hold the rows of four vendors."""
+    with closing(command.MODULES["runtime"].subjects(replace(TINY, objects=(4,)), 7)) as subjects:
+        subject = next(subjects)
+        measure.compare(subject)
 
 
 def test_the_fleet_holds_what_makes_merging_hard() -> None:
