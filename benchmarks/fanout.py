@@ -40,6 +40,7 @@ from mktsim.market.nouns import SCHEMA, Product
 from mktsim.sql import GatherEngine, Planner, register
 from mktsim.sqlite import SQLITE_OPEN_READONLY, Connection, connect
 from mktsim.storage import VendorStore, open_scanner
+from mktsim.storage.sparse import HEAD, Bases
 from mktsim.storage.vfs import Reader
 
 Row = tuple[Any, ...]
@@ -206,9 +207,10 @@ class Fleet:
             self.stack.callback(file.close)
             file.execute("PRAGMA mmap_size = 1099511627776").fetchall()
         image = next(image for file in files for (image,) in file.execute("SELECT image FROM vendors LIMIT 1"))
-        reader = Reader(image, register)
+        bases = Bases(self.paths[0].parent)
+        reader = Reader(image, register, bases.layout(image))
         self.stack.callback(reader.close)
-        served, params = reader.file, query.scatter_params
+        served, params, layouts = reader.file, query.scatter_params, bases.layouts
         execute = reader.connection.cursor().execute
 
         def run() -> list[Row]:
@@ -216,6 +218,7 @@ class Fleet:
             extend = rows.extend
             for file in files:
                 for (served.image,) in file.execute("SELECT image FROM vendors ORDER BY id"):
+                    served.layout = layouts.get(served.image[:HEAD]) or bases.layout(served.image)
                     served.is_new = True
                     extend(execute(sql, params))
             return rows

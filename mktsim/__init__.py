@@ -10,53 +10,102 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mktsim.errors import MktsimError
-    from mktsim.fanout import QueryCoordinator, QueryResult, Scanner
+    from mktsim.explore.magic import load_ipython_extension
+    from mktsim.fanout import QueryCoordinator, QueryResult, Scanner, ScatterPolicy
     from mktsim.market import Cart, Marketplace, VendorObject, generate
+    from mktsim.network import Metered
     from mktsim.objects import DurableObject, noun
-    from mktsim.placement import ConsistentHashRing
+    from mktsim.placement import (
+        BoundedLoadHash,
+        ConsistentHashRing,
+        JumpHash,
+        MaglevHash,
+        MultiProbeHash,
+        RendezvousHash,
+        TwoChoicesHash,
+        placement_from_dict,
+        shard_report,
+        weights_from_load,
+    )
     from mktsim.sql import Schema
-    from mktsim.study import Scenario, simulate, sweep
+    from mktsim.study import Scenario, StudyResult, compare, optimise, replicate, simulate, sweep, validate
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "BoundedLoadHash": "mktsim.placement",
     "Cart": "mktsim.market",
     "ConsistentHashRing": "mktsim.placement",
     "DurableObject": "mktsim.objects",
+    "JumpHash": "mktsim.placement",
+    "MaglevHash": "mktsim.placement",
     "Marketplace": "mktsim.market",
+    "Metered": "mktsim.network",
     "MktsimError": "mktsim.errors",
+    "MultiProbeHash": "mktsim.placement",
     "QueryCoordinator": "mktsim.fanout",
     "QueryResult": "mktsim.fanout",
+    "RendezvousHash": "mktsim.placement",
     "Scanner": "mktsim.fanout",
+    "ScatterPolicy": "mktsim.fanout",
     "Scenario": "mktsim.study",
     "Schema": "mktsim.sql",
+    "StudyResult": "mktsim.study",
+    "TwoChoicesHash": "mktsim.placement",
     "VendorObject": "mktsim.market",
+    "compare": "mktsim.study",
     "generate": "mktsim.market",
+    "load_ipython_extension": "mktsim.explore.magic",
     "noun": "mktsim.objects",
+    "optimise": "mktsim.study",
+    "placement_from_dict": "mktsim.placement",
+    "replicate": "mktsim.study",
+    "shard_report": "mktsim.placement",
     "simulate": "mktsim.study",
     "sweep": "mktsim.study",
+    "validate": "mktsim.study",
+    "weights_from_load": "mktsim.placement",
 }
 
 __all__ = [
+    "BoundedLoadHash",
     "Cart",
     "ConsistentHashRing",
     "DurableObject",
+    "JumpHash",
+    "MaglevHash",
     "Marketplace",
+    "Metered",
     "MktsimError",
+    "MultiProbeHash",
     "QueryCoordinator",
     "QueryResult",
+    "RendezvousHash",
     "Scanner",
+    "ScatterPolicy",
     "Scenario",
     "Schema",
+    "StudyResult",
+    "TwoChoicesHash",
     "VendorObject",
+    "compare",
     "generate",
+    "load_ipython_extension",
     "noun",
+    "optimise",
+    "placement_from_dict",
+    "replicate",
+    "shard_report",
     "simulate",
     "sweep",
+    "validate",
+    "weights_from_load",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "explore":
+        return import_module("mktsim.explore")
     if name not in _HOMES:
         raise AttributeError(f"module 'mktsim' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -40,10 +40,18 @@ examples:
   python -m mktsim query /tmp/shop "SELECT name, rating FROM products WHERE category = ? \\
       ORDER BY rating DESC LIMIT 10" --param electronics
   python -m mktsim explain /tmp/shop "SELECT category, AVG(price) FROM products GROUP BY category"
+  mktsim completion bash > ~/.local/share/bash-completion/completions/mktsim
 
 Without a command, 'study scaling' runs. Exit codes: 0 done, 2 your mistake, 130 interrupted.
 """
-_COMMANDS: Final = ("generate", "query", "explain", "study")
+#: Studies that answer one question, by their name in ``study NAME``: a module of `mktsim.study` with `answer_question`.
+_QUESTIONS: Final = {
+    "fan-out-width": "questions.fanout_width",
+    "validate": "validation",
+    "virtual-nodes": "virtual_nodes",
+}
+_COMMANDS: Final = ("generate", "query", "explain", "study", "completion")
+_SHELLS: Final = ("bash", "zsh", "tcsh")
 Command = Callable[[argparse.Namespace], None]
 
 
@@ -127,10 +135,15 @@ def _parser() -> argparse.ArgumentParser:
     query.add_argument("--deadline", type=float, metavar="SECONDS", help="stop waiting after so long")
 
     study = command("study", "run a study and write charts, a table and a report", _study, "study scaling --quick")
-    study.add_argument("name", nargs="?", choices=["scaling"], default="scaling", help="which (default %(default)s)")
+    names = ["scaling", *_QUESTIONS]
+    study.add_argument("name", nargs="?", choices=names, default="scaling", help="which (default %(default)s)")
     study.add_argument("--quick", action="store_true", help="smaller samples, under 30 seconds")
     study.add_argument("--seed", type=int, default=20261122, help="decides every draw (default %(default)s)")
     study.add_argument("--out", type=Path, default=Path("out"), metavar="FOLDER", help="(default %(default)s)")
+
+    completion = command("completion", "print what teaches a shell to complete 'mktsim'", _completion,
+                         "completion bash > ~/.local/share/bash-completion/completions/mktsim")  # fmt: skip
+    completion.add_argument("shell", choices=_SHELLS, help="which")
     return parser
 
 
@@ -195,11 +208,10 @@ def _study(options: argparse.Namespace) -> None:
     from mktsim.study.report import Provenance, answers, write_study
     from mktsim.study.scaling import FULL, QUICK, run_study, simulation_processes
 
-    out: Path = options.out
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        raise StorageError(f"--out {str(out)!r:.300} cannot be used: {error}") from error
+    out = _folder(options.out)
+    if options.name in _QUESTIONS:
+        _question(options, out)
+        return
     size = QUICK if options.quick else FULL
     # In a checkout, fleets go where its .gitignore expects them; elsewhere beside the results.
     fleets = Path("data/fleets") if Path("data/presets").is_dir() else out / "fleets"
@@ -218,6 +230,43 @@ def _study(options: argparse.Namespace) -> None:
     for answer in answers(frame):
         print(f"- {answer}")
     print(f"\n{_plain(str(written[-1]))}, {len(written) - 2} charts, {written[-2].name}")
+
+
+def _question(options: argparse.Namespace, out: Path) -> None:
+    """Answer one question: the answer on stdout; table and charts in a folder."""
+    from importlib import import_module
+
+    from mktsim.study.charts import write_whole
+    from mktsim.study.scaling import simulation_processes
+
+    module = import_module(f"mktsim.study.{_QUESTIONS[options.name]}")
+    with simulation_processes() as processes:
+        result, pictures = module.answer_question(
+            quick=options.quick, seed=options.seed, executor=processes, progress=_on_terminal()
+        )
+    files = {name: data for name, (_, data) in pictures.items()}
+    files[f"{options.name}.csv"] = result.frame.to_csv(index=False, lineterminator="\n").encode()
+    for name, data in files.items():
+        write_whole(out / name, data)
+    if options.json:
+        _print_json(
+            {"question": result.question, "answer": result.answer, "rows": result.frame.to_dict("records"),
+             **result.provenance}
+        )  # fmt: skip
+        return
+    print(f"{result.question}\n{result.answer}\n\n{_plain(', '.join(str(out / name) for name in files))}")
+
+
+def _completion(options: argparse.Namespace) -> None:
+    import shtab
+
+    parser = _parser()
+    parser.prog = "mktsim"
+    script = shtab.complete(parser, options.shell)
+    if options.json:
+        _print_json({"shell": options.shell, "script": script})
+    else:
+        print(script)
 
 
 def _print_study(frame: pd.DataFrame) -> None:
@@ -266,6 +315,15 @@ async def _with_market(path: str, use: Callable[[Marketplace], Any]) -> Any:
         raise InvalidArgumentError(f"no marketplace at {path!r:.300}: make one with 'generate'")
     async with Marketplace.open(path) as market:
         return await use(market)
+
+
+def _folder(out: Path) -> Path:
+    """Make a folder for results."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise StorageError(f"--out {str(out)!r:.300} cannot be used: {error}") from error
+    return out
 
 
 def _param(text: str) -> Any:

@@ -28,16 +28,38 @@
     │   ├── IsolationError (PermissionError)   code tried to leave its own database
     │   └── OrderError (ValueError)            an order cannot be placed or moved
     │       └── OutOfStockError
-    └── SimulationError (RuntimeError)         the simulated world cannot go on
+    ├── SimulationError (RuntimeError)         the simulated world cannot go on
+    ├── ResourceLimitError (OSError)           the system allows less than is about to be needed
+    ├── ClusterError (BrokenExecutor)          the workers of a cluster are lost, or none can be reached
+    └── MissingExtraError (ImportError)        an optional dependency is not installed
+
+What is given all the same, though it may mislead, comes with a warning of its own class:
+
+.. code-block:: text
+
+    StudyWarning (UserWarning)
+    ├── UndercoverageWarning                   an interval is likely to hold the truth less often than it says
+    └── ExtrapolationWarning                   a tail is read beyond the samples that it was fitted to
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import BrokenExecutor
 
 
 class MktsimError(Exception):
-    """Base of all errors of this package: catch it to catch them all."""
+    """Base of all errors of this package: catch it to catch them all.
+
+    Examples
+    --------
+    >>> from mktsim import ConsistentHashRing
+    >>> try:
+    ...     ConsistentHashRing(["s0"], virtual_nodes=-1)
+    ... except MktsimError as error:
+    ...     print(type(error).__name__)
+    InvalidArgumentError
+    """
 
 
 class InvalidArgumentError(MktsimError, ValueError):
@@ -223,3 +245,48 @@ class OutOfStockError(OrderError):
 
 class SimulationError(MktsimError, RuntimeError):
     """The simulated world cannot go on: the message says what was scheduled where it must not be."""
+
+
+class ResourceLimitError(MktsimError, OSError):
+    """The system allows less than is about to be needed, and nothing was begun: the message says what to raise.
+
+    Attributes
+    ----------
+    resource : str
+        ``"file descriptors"`` or ``"memory"``.
+    needed, available : int
+        Descriptors, or bytes.
+    """
+
+    def __init__(self, message: str, *, resource: str, needed: int, available: int) -> None:
+        super().__init__(message)
+        self.resource = resource
+        self.needed = needed
+        self.available = available
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_resource_limit, (str(self), self.resource, self.needed, self.available)
+
+
+def _rebuild_resource_limit(message: str, resource: str, needed: int, available: int) -> ResourceLimitError:
+    return ResourceLimitError(message, resource=resource, needed=needed, available=available)
+
+
+class ClusterError(MktsimError, BrokenExecutor):
+    """The workers of a cluster are lost or cannot be reached: start some, or make a new executor."""
+
+
+class MissingExtraError(MktsimError, ImportError):
+    """What was asked for needs a package that is not installed: the message says how to install it."""
+
+
+class StudyWarning(UserWarning):
+    """A study's answer may mislead: the message says why, and what would mend it."""
+
+
+class UndercoverageWarning(StudyWarning):
+    """An interval is likely to hold the truth less often than it says: take longer or more replications."""
+
+
+class ExtrapolationWarning(StudyWarning):
+    """A tail is read beyond the samples that it was fitted to: the family that was assumed decides, not the data."""

@@ -12,9 +12,10 @@ Theory of operation
 Philox is a block cipher run over a counter: ``words = cipher(key, counter)``, four 64-bit words a block. The key is a
 128-bit BLAKE2b digest of (seed, path, stream); the counter's low word is the block, its second word the request. Word
 i of a request is thus word ``i % 4`` of block ``i // 4``, one cipher call away: `uniform_at` need not draw its
-predecessors. The raw words of numpy's Philox are guaranteed not to change (NEP 19), those of its Generator methods
-are not, so the step from a word to a number is made here: its upper 52 bits k give (k + 1/2) / 2**52, which is exact
-in float64 and can be neither 0 nor 1; logarithms of u and of 1 - u are always finite.
+predecessors, nor `uniform_of` the neighbours of those it is asked for. The raw words of numpy's Philox are guaranteed
+not to change (NEP 19), those of its Generator methods are not, so the step from a word to a number is made here: its
+upper 52 bits k give (k + 1/2) / 2**52, which is exact in float64 and can be neither 0 nor 1; logarithms of u and of
+1 - u are always finite.
 
 What this does not do
 ---------------------
@@ -35,7 +36,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.random import Generator, Philox, SeedSequence
 from numpy.random.bit_generator import ISeedSequence
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from mktsim.errors import InvalidArgumentError
 
@@ -48,11 +49,11 @@ class _Key(ISeedSequence):
     """Hands Philox its key as it is; without it numpy reads the system's entropy for nothing (4 us a call)."""
 
     def __init__(self, words: NDArray[np.uint64]) -> None:
-        self._words = words
+        self.words = words
 
     def generate_state(self, n_words: int, dtype: Any = np.uint32) -> NDArray[np.uint64]:
         """Return the key."""
-        return self._words
+        return self.words
 
 
 def _digest(purpose: str, *parts: str | int) -> bytes:
@@ -78,6 +79,36 @@ def _to_unit(words: NDArray[np.uint64]) -> NDArray[np.float64]:
     numbers = words.view(np.float64)
     numbers -= _OFFSET
     return numbers
+
+
+_WORD: Final = (1 << 64) - 1
+_HALF: Final = np.uint64(0xFFFF_FFFF)
+_HALF_BITS: Final = np.uint64(32)
+
+
+def _cipher(blocks: NDArray[np.uint64], request: int, key_0: int, key_1: int) -> NDArray[np.uint64]:
+    """Run Philox4x64-10 over the counters (block, request, 0, 0); return its four words a block, shape (4, blocks).
+
+    Source: Salmon, Moraes, Dror and Shaw, Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011. numpy's Philox counts
+    its block up before each use: its n-th block, from 0, is the counter n + 1 here.
+    """
+    a, b = blocks, np.full_like(blocks, request)
+    c, d = np.zeros_like(blocks), np.zeros_like(blocks)
+    for _ in range(10):
+        high_0, low_0 = _times(a, 0xD2E7_470E_E14C_6C93)
+        high_1, low_1 = _times(c, 0xCA5A_8263_9512_1157)
+        a, b, c, d = high_1 ^ b ^ np.uint64(key_0), low_1, high_0 ^ d ^ np.uint64(key_1), low_0
+        key_0, key_1 = (key_0 + 0x9E37_79B9_7F4A_7C15) & _WORD, (key_1 + 0xBB67_AE85_84CA_A73B) & _WORD
+    return np.stack((a, b, c, d))
+
+
+def _times(words: NDArray[np.uint64], factor: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Multiply words of 64 bits by one; return the upper and the lower word of each product."""
+    upper, lower = np.uint64(factor >> 32), np.uint64(factor & 0xFFFF_FFFF)
+    high, low = words >> _HALF_BITS, words & _HALF
+    middle = high * lower + ((low * lower) >> _HALF_BITS)
+    carried = low * upper + (middle & _HALF)
+    return high * upper + (middle >> _HALF_BITS) + (carried >> _HALF_BITS), words * np.uint64(factor)
 
 
 def _count(name: str, value: int, limit: int) -> int:
@@ -175,6 +206,39 @@ class Streams:
         """
         block, lane = divmod(_count("index", index, 1 << 48), 4)
         return float(_to_unit(self._philox(stream, request, block).random_raw(4))[lane])
+
+    def uniform_of(self, stream: str, request: int, indices: ArrayLike) -> NDArray[np.float64]:
+        """Draw the numbers of some vendors alone, bit for bit ``uniform(stream, request, n)[indices]``.
+
+        Parameters
+        ----------
+        stream, request
+            As of :meth:`uniform`.
+        indices : array of int, shape (k,)
+            Which vendors, in any order.
+
+        Returns
+        -------
+        ndarray of float64, shape (k,)
+
+        Notes
+        -----
+        O(k), about 0.15 us an element after 0.2 ms: where more than one of forty is wanted, :meth:`uniform` is faster.
+
+        Examples
+        --------
+        >>> streams = Streams(7)
+        >>> bool((streams.uniform_of("service", 3, [4, 0]) == streams.uniform("service", 3, 5)[[4, 0]]).all())
+        True
+        """
+        chosen = np.asarray(indices)
+        if chosen.ndim != 1 or (chosen.size and (chosen.dtype.kind not in "iu" or chosen.min() < 0)):
+            raise InvalidArgumentError(f"indices must be whole numbers from 0 up, in one row, not {indices!r:.80}")
+        _count("the largest index", int(chosen.max(initial=0)), 1 << 48)
+        key = _philox_key(self.seed, self.path, _text("stream", stream)).words.tolist()
+        chosen = chosen.astype(np.uint64)
+        words = _cipher((chosen >> np.uint64(2)) + np.uint64(1), _count("request", request, 1 << 64), key[0], key[1])
+        return _to_unit(words[(chosen & np.uint64(3)).astype(np.intp), np.arange(chosen.size)])
 
     def _philox(self, stream: str, request: int, block: int) -> Philox:
         counter = np.array((block, _count("request", request, 1 << 64), 0, 0), dtype=np.uint64)

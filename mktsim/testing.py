@@ -8,8 +8,9 @@ misses the correctly rounded sum, the correctly rounded sum (`fractions`) is the
 
 Theory of operation
 -------------------
-`Grammar` writes random tables and random SELECTs over them (filters, ordering, DISTINCT, aggregates, groups, joins,
-windows, sub-queries, common table expressions, set operations). It draws from anything with the interface of
+`Grammar` writes random tables and random SELECTs over them (filters, ordering, DISTINCT, aggregates, groups, top-k,
+joins on and off the shard column, windows, sub-queries, common table expressions, set operations, dates, JSON,
+full-text search). It draws from anything with the interface of
 `random.Random`: a seeded one for long runs, Hypothesis' own for shrinking. `check_statement` compares, and raises
 :class:`Mismatch`, whose text is a program that shows the difference.
 
@@ -62,16 +63,21 @@ class TableData:
         Rows in order.
     extra : tuple of str
         Further DDL: indexes.
+    virtual : str
+        The module of a virtual table: ``fts5``.
     """
 
     name: str
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     extra: tuple[str, ...] = ()
+    virtual: str = ""
 
     @property
     def ddl(self) -> tuple[str, ...]:
         """The statements that make the table."""
+        if self.virtual:
+            return (f"CREATE VIRTUAL TABLE {quote(self.name)} USING {self.virtual}({', '.join(self.columns)})",)
         return (f"CREATE TABLE {quote(self.name)}({', '.join(self.columns)})", *self.extra)
 
 
@@ -91,16 +97,20 @@ class Case:
         How many vendors there are; some may have no row.
     owners : mapping
         Table name to one vendor number per row.
+    shard_column : str, optional
+        A column that holds each row's vendor: ``v000`` for number 0.
     """
 
     tables: tuple[TableData, ...]
     vendors: int
     owners: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    shard_column: str | None = None
 
     @property
     def schema(self) -> Schema:
         """The schema each vendor has."""
-        return Schema(tuple(statement for table in self.tables for statement in table.ddl))
+        statements = tuple(statement for table in self.tables for statement in table.ddl)
+        return Schema(statements, shard_column=self.shard_column)
 
     def oracle(self) -> Connection:
         """Return one database that holds all rows, by vendor, then in order."""
@@ -298,6 +308,9 @@ _FLOATS = (0.0, 0.1, 0.2, 0.3, 1.0, 1.5, -2.5, 3.25, 1e-9, 12345.678, 1e15, 99.9
 _ODD_FLOATS = (-0.0, math.inf, -math.inf, 1e300, -1e300, 5e-324)
 
 
+_WORDS = ("lamp", "desk", "red", "blue", "old", "new")
+
+
 class Grammar:
     """Writes random cases and random statements over them.
 
@@ -349,36 +362,61 @@ class Grammar:
     # -- tables ---------------------------------------------------------------------------------------------------
 
     def case(self, *, vendors: int | None = None, rows: int = 12) -> Case:
-        """Return one to two tables split over 0 to 20 vendors, some of them empty."""
+        """Return one to two tables split over 0 to 20 vendors, some of them empty.
+
+        In one case of three the tables have a shard column, in one of eight there is a full-text table as well.
+        """
         count = self._random.randrange(21) if vendors is None else vendors
+        sharded = self._chance(0.33)
         tables = []
         owners = {}
         for name in ("t", "u")[: 1 + self._random.randrange(2)]:
             types = [self._pick(_TYPES) for _ in range(2 + self._random.randrange(4))]
-            columns = tuple(f"{'abcdef'[place]} {type_}".strip() for place, type_ in enumerate(types))
+            columns = [f"{'abcdef'[place]} {type_}".strip() for place, type_ in enumerate(types)]
             size = self._random.randrange(rows + 1) if count else 0
-            data = tuple(tuple(self.value(type_) for type_ in types) for _ in range(size))
+            data = [tuple(self.value(type_) for type_ in types) for _ in range(size)]
+            owners[name] = tuple(self._random.randrange(count) for _ in range(size)) if count else ()
+            if sharded:
+                columns.append("vendorId TEXT")
+                data = [(*row, f"v{owner:03d}") for row, owner in zip(data, owners[name], strict=True)]
             extra = []
             if self._chance(0.3):
                 direction = self._pick(("", " DESC"))
                 indexed = ["abcdef"[self._random.randrange(len(types))]]
                 indexed += [other for other in "abcdef"[: len(types)] if other not in indexed and self._chance(0.3)]
                 extra.append(f"CREATE INDEX {name}_index ON {name}({', '.join(c + direction for c in indexed)})")
-            tables.append(TableData(name, columns, data, tuple(extra)))
-            owners[name] = tuple(self._random.randrange(count) for _ in range(size)) if count else ()
-        return Case(tuple(tables), count, owners)
+            tables.append(TableData(name, tuple(columns), tuple(data), tuple(extra)))
+        if self._chance(0.125):
+            size = self._random.randrange(rows + 1) if count else 0
+            texts = [(self._text(), self._text()) for _ in range(size)]
+            owners["words"] = tuple(self._random.randrange(count) for _ in range(size)) if count else ()
+            tables.append(TableData("words", ("title", "body"), tuple(texts), virtual="fts5"))
+        return Case(tuple(tables), count, owners, "vendorId" if sharded else None)
+
+    def _text(self) -> str:
+        return " ".join(self._pick(_WORDS) for _ in range(self._random.randrange(6)))
 
     # -- statements -----------------------------------------------------------------------------------------------
 
     def statement(self, case: Case) -> tuple[str, tuple[Value, ...]]:
         """Return a SELECT over a case's tables, and the values of its placeholders."""
         self._params = []
-        tables = {table.name: [column.split()[0] for column in table.columns] for table in case.tables}
+        tables = {
+            table.name: [column.split()[0] for column in table.columns] for table in case.tables if not table.virtual
+        }
         draw = self._random.random()
-        if draw < 0.30:
+        if len(tables) < len(case.tables) and self._chance(0.5):
+            sql = self._searched()
+        elif case.shard_column is not None and self._chance(0.3):
+            sql = self._colocated(tables, case.shard_column)
+        elif draw < 0.26:
             sql = self._plain(tables)
-        elif draw < 0.70:
+        elif draw < 0.30:
+            sql = self._json(tables)
+        elif draw < 0.64:
             sql = self._grouped(tables)
+        elif draw < 0.70:
+            sql = self._top(tables)
         elif draw < 0.78:
             sql = self._window(tables)
         elif draw < 0.86:
@@ -426,7 +464,9 @@ class Grammar:
             f"CASE WHEN {self._predicate(columns, depth - 1)} THEN {one} ELSE {two} END", f"CAST({one} AS INTEGER)",
             f"CAST({one} AS TEXT)", f"ifnull({one}, {two})", f"({one} COLLATE NOCASE)", f"({one} IS {two})",
             f"nullif({one}, {two})", f"substr({one}, 1, 2)", f"min({one}, {two})", f"({one} - {two})",
-            f"({one} = {two})",
+            f"({one} = {two})", f"date('2024-02-{self._pick(('01', '28', '29'))}', length({one}) || ' days')",
+            f"strftime('%Y-%j', {self._pick((20000, 0.5, -1))} + length({one}))", f"julianday({one})",
+            f"json_quote(typeof({one}))", f"json_valid({one})",
         )  # fmt: skip
         return self._pick(forms)
 
@@ -557,6 +597,86 @@ class Grammar:
             return f"SELECT {', '.join(items)} FROM {left} AS l {join} {right} AS r{on}{self._where(columns)}{group}"
         rest = f"{self._where(columns)}{self._order([*items, '1'])}{self._limit()}"
         return f"SELECT {', '.join(items)} FROM {left} AS l {join} {right} AS r{on}{rest}"
+
+    def _top(self, tables: Mapping[str, Sequence[str]]) -> str:
+        """Return the first groups by a count or sum: what a threshold algorithm may answer."""
+        source, columns, _ = self._table(tables)
+        keys = [self._pick(columns)] + ([self._pick(columns)] if self._chance(0.2) else [])
+        number = self._pick(columns)
+        call = self._pick(
+            ("COUNT(*)", f"COUNT({number})", f"SUM({number})", f"TOTAL({number})", f"SUM(length({number}))")
+        )
+        more = f", {self._aggregate(columns)}" if self._chance(0.4) else ""
+        then = self._pick(("", f", {keys[0]}", f", {keys[0]} DESC"))
+        limit = f" LIMIT {self._pick((1, 2, 3))}" + (" OFFSET 1" if self._chance(0.3) else "")
+        groups = ", ".join(keys)
+        where = self._where(columns)
+        return f"SELECT {groups}, {call} AS k{more} FROM {source}{where} GROUP BY {groups} ORDER BY k DESC{then}{limit}"
+
+    def _colocated(self, tables: Mapping[str, Sequence[str]], shard: str) -> str:
+        """Return a statement over a join on the shard column."""
+        left, right = self._pick(list(tables)), self._pick(list(tables))
+        columns = [f"l.{name}" for name in tables[left]] + [f"r.{name}" for name in tables[right]]
+        join = self._pick(("JOIN", "LEFT JOIN", "JOIN", ",", "CROSS JOIN"))
+        equal = f"l.{shard} = r.{shard}"
+        if self._chance(0.6):
+            equal += (
+                f" AND l.{self._pick(tables[left])} {self._pick(('=', '=', '<', 'IS'))} r.{self._pick(tables[right])}"
+            )
+        on = f" ON {equal}"
+        if join in ("JOIN", "LEFT JOIN"):
+            on = f" USING ({shard})" if self._chance(0.2) else on
+            where = self._where(columns)
+        else:
+            on, where = "", f" WHERE {equal}" + (f" AND {self._predicate(columns)}" if self._chance(0.4) else "")
+        source = f"{left} AS l {join} {right} AS r{on}{where}"
+        if self._chance(0.4):
+            keys = [self._pick(columns)]
+            calls = [self._aggregate(columns) for _ in range(1 + self._random.randrange(2))]
+            having = f" HAVING COUNT(*) > {self._pick((0, 1))}" if self._chance(0.2) else ""
+            group = f" GROUP BY {keys[0]}{having}" if self._chance(0.8) else ""
+            return (
+                f"SELECT {', '.join([*keys, *calls])} FROM {source}{group}{self._order(['1', '2'], 0.4)}{self._limit()}"
+            )
+        items = [self._pick(columns), self._scalar(columns, 1)]
+        distinct = "DISTINCT " if self._chance(0.25) else ""
+        listed = "*" if not distinct and "USING" not in on and self._chance(0.2) else ", ".join(items)
+        return (
+            f"SELECT {distinct}{listed} FROM {source}{self._order(items if listed != '*' else columns)}{self._limit()}"
+        )
+
+    def _searched(self) -> str:
+        """Return a full-text search."""
+        word = self._pick(_WORDS)
+        query = self._pick(
+            (word, f"{word} OR {self._pick(_WORDS)}", f"title:{word}", f"{word} NOT {self._pick(_WORDS)}")
+        )
+        match = f"words MATCH '{query}'"
+        return self._pick(
+            (f"SELECT title, body FROM words WHERE {match}",
+             f"SELECT title, bm25(words) FROM words WHERE {match} ORDER BY bm25(words), title",
+             f"SELECT title FROM words WHERE {match} ORDER BY rank LIMIT 3",
+             f"SELECT COUNT(*), MAX(length(body)) FROM words WHERE {match}",
+             f"SELECT snippet(words, 1, '[', ']', '…', 4) FROM words WHERE {match}{self._limit()}",
+             "SELECT title, COUNT(*) FROM words GROUP BY title ORDER BY 2 DESC, 1")
+        )  # fmt: skip
+
+    def _json(self, tables: Mapping[str, Sequence[str]]) -> str:
+        """Return a statement that makes or reads JSON."""
+        source, columns, _ = self._table(tables)
+        one, where = self._pick(columns), self._where(columns)
+        document = f"json_array(typeof({one}), length({one}), 'x')"
+        each = f"{source}, json_each({document}) AS j{where}"
+        path = f"$[{self._pick((0, 1, 5))}]"
+        return self._pick(
+            (f"SELECT json_group_array(length({one})) FROM {source}{where}",
+             f"SELECT json_extract({document}, '{path}') AS k FROM {source}{where}{self._order(['k'])}",
+             f"SELECT j.key, j.value FROM {each}",
+             f"SELECT j.value, COUNT(*) FROM {each} GROUP BY j.value ORDER BY 2, 1",
+             f"SELECT typeof({one}), json_group_array(length({one})) FROM {source}{where} GROUP BY 1",
+             f"SELECT {document} -> 1, {document} ->> 0 FROM {source}{where}{self._limit()}",
+             f"SELECT json_object('k', length({one})) FROM {source}{where}")
+        )  # fmt: skip
 
     def _with(self, tables: Mapping[str, Sequence[str]]) -> str:
         source, columns, alias = self._table(tables)

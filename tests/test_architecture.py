@@ -15,6 +15,7 @@ FLOORS = {
     "mktsim.errors": -1,  # the ground that floor 0 stands on
     "mktsim.sqlite": 0,
     "mktsim.streams": 0,
+    "mktsim.limits": 0,
     "mktsim.sql": 1,
     "mktsim.network": 1,
     "mktsim.placement": 1,
@@ -22,6 +23,7 @@ FLOORS = {
     "mktsim.objects": 3,
     "mktsim.fanout": 3,
     "mktsim.market": 4,
+    "mktsim.cluster": 4,
     "mktsim.testing": 4,
     "mktsim.sim": 5,
     "mktsim.study": 6,
@@ -80,6 +82,7 @@ def test_imports_only_go_down_the_floors(path):
         ("scipy", {"mktsim.study", "mktsim.sim"}),
         ("matplotlib", {"mktsim.study", "mktsim.explore"}),
         ("rich", {"mktsim.cli", "mktsim.study"}),
+        ("distributed", {"mktsim.cluster"}),
         ("hypothesis", set()),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -120,6 +121,8 @@ def test_explain_shows_the_tier_and_runs_nothing(shop: str, capsys: pytest.Captu
         ["--quick", "--out", "{shop}/market.json"],
         ["unheard-of"],
         ["query"],
+        ["completion"],
+        ["completion", "cmd.exe"],
     ],
 )
 def test_a_users_mistake_is_one_message_and_code_2(
@@ -139,7 +142,9 @@ def test_a_mistaken_query_makes_no_marketplace(tmp_path: Path, capsys: pytest.Ca
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["query", "--help"], ["generate", "-h"], ["study", "--help"]])
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["query", "--help"], ["generate", "-h"], ["study", "--help"], ["completion", "--help"]]
+)
 def test_help_has_examples(argv: Sequence[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Every command shows how it is used."""
     code, out, _ = run(capsys, *argv)
@@ -223,3 +228,36 @@ def test_a_reader_that_leaves_early_is_no_error_to_shout_about(shop: str) -> Non
     assert "Traceback" not in err
     assert "BrokenPipe" not in err
     assert process.returncode == 1
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_a_shell_learns_every_command_and_option(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The script is made of the parser, so that it knows what the parser knows."""
+    code, out, err = run(capsys, "completion", shell)
+    assert (code, err) == (0, "")
+    for word in ("generate", "explain", "shard-key", "allow-partial", "mktsim"):
+        assert word in out
+    code, told, _ = run(capsys, "completion", shell, "--json")
+    assert json.loads(told) == {"shell": shell, "script": out.removesuffix("\n")}
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_bash_completes_commands_and_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a real bash: what follows ``mktsim qu`` and ``mktsim query --sh``."""
+    script = tmp_path / "mktsim.bash"
+    script.write_text(run(capsys, "completion", "bash")[1])
+    asked = (
+        f"source {script}; f=$(complete -p mktsim | sed 's/.*-F \\([^ ]*\\).*/\\1/'); "
+        'ask() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); $f mktsim "${!#}" "${@:$#-1:1}"; '
+        'echo "${COMPREPLY[@]}"; }; ask mktsim qu; ask mktsim query --sh; ask mktsim completion z'
+    )
+    done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True, timeout=20)
+    assert done.stdout.split() == ["query", "--shard-key", "zsh"]
+
+
+def test_every_command_takes_json() -> None:
+    """A program that calls this one needs no table."""
+    commands = next(action for action in cli._parser()._actions if isinstance(action.choices, dict))
+    assert set(commands.choices) == set(cli._COMMANDS)
+    for name, parser in commands.choices.items():
+        assert "--json" in parser.format_help(), name

@@ -29,8 +29,10 @@ from mktsim.errors import (
     StorageError,
 )
 from mktsim.market import Cart, Marketplace
+from mktsim.objects import deadline
 from mktsim.objects.events import EventMessage
-from mktsim.sqlite import connect
+from mktsim.sqlite import FullError, connect
+from mktsim.storage.connections import Writer
 
 VENDORS = [f"vendor-{number}" for number in range(6)]
 STOCK = 100_000
@@ -164,6 +166,146 @@ def test_hundreds_of_kills_lose_no_order_and_repeat_none(tmp_path: Path, store: 
     """Two hundred and forty kills, over both stores."""
     for seed in range(4):
         print(store, kill_repeatedly(tmp_path / f"market-{seed}", store, kills=30, seed=seed))
+
+
+#: Onboards vendors until one of them is killed at the n-th of the steps that make a vendor.
+ONBOARDING = """
+import asyncio, os, signal, sys
+import mktsim.storage.directory as directory
+import mktsim.storage.packed as packed
+from mktsim.market import Marketplace
+
+folder, store, at = sys.argv[1], sys.argv[2], int(sys.argv[3])
+steps = 0
+
+def step():
+    global steps
+    steps += 1
+    if steps == at:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def killing(function):
+    def wrapped(*args, **kwargs):
+        step()
+        result = function(*args, **kwargs)
+        step()
+        return result
+    return wrapped
+
+async def main():
+    async with Marketplace.open(folder, store=store, shards=1) as market:
+        directory.replace_file = killing(directory.replace_file)
+        kind = directory.DirectoryStore if store == "directory" else packed.PackedStore
+        kind._store_new = killing(kind._store_new)
+        for number in range(4):
+            vendor = market.vendor(f"vendor-{number}")
+            vendor.initialize(name=f"N{number}")
+            vendor.create_product(name="Thing", sku="S", price=1, stock=5)
+            await vendor.notify("hello")
+            os.write(1, f"vendor-{number}\\n".encode())
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("store", ["packed", "directory"])
+def test_a_vendor_whose_onboarding_is_killed_is_there_whole_or_not_at_all(tmp_path: Path, store: str) -> None:
+    """Before its file is written, between that and its listing, and after it: no half of a vendor is ever found."""
+    steps = 4 if store == "directory" else 2  # for each vendor
+    seen = set()
+    for at in range(1, 2 * steps + 1):
+        folder = tmp_path / f"m{at}"
+        child = subprocess.run(
+            [sys.executable, "-c", ONBOARDING, str(folder), store, str(at)], stdout=subprocess.PIPE, check=False
+        )
+        assert child.returncode == -signal.SIGKILL
+        acknowledged = child.stdout.decode().split()
+
+        async def check(market: Marketplace, acknowledged: list[str] = acknowledged) -> None:
+            await market.idle()
+            assert set(acknowledged) <= set(market.vendors)
+            seen.add(len(market.vendors) - len(acknowledged))
+            for vendor_id in market.vendors:  # each with all of the message that made it
+                assert (await market.vendor(vendor_id).profile())["status"] == "active"
+                assert await market.vendor(vendor_id).inventory().available("S") == 5
+                assert await market.vendor(vendor_id).notifications() == ["hello"]
+            heard = [event.data["vendorId"] for event in market.events("Vendor.notified")]
+            assert sorted(heard) == market.vendors
+            assert (await market.query("SELECT id FROM vendors ORDER BY id")).rows == [(v,) for v in market.vendors]
+            for number in range(4):
+                if f"vendor-{number}" not in market.vendors:
+                    await market.vendor(f"vendor-{number}").initialize()
+            assert len(market.vendors) == 4
+
+        run(check, folder)
+        if store == "directory":
+            files = [path for path in (folder / "vendors").rglob("*") if path.suffix in (".sqlite", ".new")]
+            assert len(files) == 4 + 1  # the catalogue
+    assert seen == {0, 1}, "killed before a vendor's commit and after it"
+
+
+@pytest.mark.parametrize("store", ["packed", "directory"])
+def test_requests_that_wait_together_reach_the_disk_together(tmp_path: Path, store: str) -> None:
+    """Thirty concurrent requests of one vendor wait for its disk a few times, and each one stands.
+
+    Of several vendors in a directory each has its own file, and so its own commit.
+    """
+
+    async def test(market: Marketplace) -> None:
+        await onboard(market)
+        file = market.store._file(market.store.shards[0]) if store == "packed" else None  # type: ignore[attr-defined]
+        commits: list[str] = []
+        if file is not None:
+            file.set_commit_hook(lambda: bool(commits.append("shard")))  # type: ignore[func-returns-value]
+        else:
+            commit = Writer.commit
+
+            def counted(self: Writer) -> None:
+                commits.append("file")
+                commit(self)
+
+            patch.setattr(Writer, "commit", counted)
+
+        before = commits.copy()
+        buyers = [market.vendor(VENDORS[0]).reserve("S") for _ in range(3)]
+        tasks = [asyncio.ensure_future(one(market)) for _ in range(30)]
+        await asyncio.gather(*tasks, *buyers)
+        assert 0 < len(commits) - len(before) <= 4
+        assert await market.vendor(VENDORS[0]).inventory().available("S") == STOCK - 33
+
+    async def one(market: Marketplace) -> None:
+        with deadline(20.0 + next(numbers)):  # so that they are requests of their own
+            await market.vendor(VENDORS[0]).reserve("S")
+
+    numbers = iter(range(100))
+    with pytest.MonkeyPatch.context() as patch:
+        run(test, tmp_path / "m", store=store, shards=1)
+
+
+def test_a_commit_that_fails_loses_its_own_group_and_no_other(tmp_path: Path) -> None:
+    """Directory store: nobody of the group is answered, the object goes on from the last commit, others stand."""
+
+    async def test(market: Marketplace) -> None:
+        await onboard(market)
+        commit = Writer.commit
+
+        def failing(self: Writer) -> None:
+            if VENDORS[0] in self.connection.execute("SELECT id FROM _vendor").get:
+                self.rollback()
+                raise FullError("database or disk is full")
+            commit(self)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Writer, "commit", failing)
+            answers = await asyncio.gather(
+                *(market.vendor(vendor_id).reserve("S") for vendor_id in VENDORS), return_exceptions=True
+            )
+            assert isinstance(answers[0], StorageError)
+            assert [answer["stock"] for answer in answers[1:]] == [STOCK - 1] * 5
+        assert await market.vendor(VENDORS[0]).inventory().available("S") == STOCK
+        await is_well(market, *VENDORS)
+
+    run(test, tmp_path / "m", store="directory", shards=1)
 
 
 # -- bad files and bad input --------------------------------------------------------------------------------------

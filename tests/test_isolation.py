@@ -181,6 +181,39 @@ def test_no_statement_leads_out_of_a_vendors_own_rows(story: Callable[..., None]
     story(test)
 
 
+def test_a_statement_that_the_platform_has_prepared_is_no_back_door(story: Callable[..., None]) -> None:
+    """The same text is in the connection's statement cache, judged leniently: the object's code does not find it."""
+
+    async def test(market: Marketplace) -> None:
+        vendor = market.vendor("evil")
+        for _ in range(2):  # the platform runs all of these, on this very connection
+            vendor.notify("x")
+            await vendor.notify("y")
+            await market.idle()
+        for sql, params in (
+            ("UPDATE _vendor SET serial = ?", [0]),
+            ("INSERT INTO _outbox VALUES(?, ?, ?, NULL)", [99, "Order.placed", "{}"]),
+            ("DELETE FROM _outbox WHERE seq = ?", [1]),
+            ("SAVEPOINT step", []),
+            ("RELEASE step", []),
+            ("BEGIN IMMEDIATE", []),
+            ("COMMIT", []),
+            ("ROLLBACK", []),
+            ("PRAGMA schema_version", []),
+            ("PRAGMA user_version", []),
+            ("PRAGMA foreign_keys = ON", []),
+        ):
+            before = await vendor.query("SELECT serial FROM _vendor")
+            with pytest.raises(IsolationError):
+                await vendor.evil(sql, params)
+            with pytest.raises(MktsimError):
+                await vendor.query(sql, params)
+            assert await vendor.query("SELECT serial FROM _vendor") == before
+        assert len(await vendor.notifications()) == 4
+
+    story(test)
+
+
 def test_a_swallowed_error_does_not_smuggle_a_foreign_row_in(story: Callable[..., None]) -> None:
     """The request is undone although the vendor's code caught the error and went on."""
 

@@ -408,6 +408,50 @@ def test_a_deadline_interrupts_a_running_statement(driver):
         connection.close()
 
 
+def test_the_deadline_holds_for_the_gather_too():
+    """What vendors sent in time and the coordinator could not gather is no answer; and the next query is well."""
+    databases = [connect() for _ in range(3)]
+    for connection in databases:
+        connection.execute(DDL)
+        connection.execute("INSERT INTO t VALUES (1, 'x')")
+    scanners = [Scanner.from_connection(f"v{i}", each) for i, each in enumerate(databases)]
+    made = QueryCoordinator(scanners, schema=SCHEMA)
+    # random() is evaluated where one database would: in the gather. The vendors answer at once.
+    endless = f"SELECT a, random(), ({ENDLESS.replace('x + 1', 'x + t.a')}) FROM t"
+    assert made.explain(endless).tier == "collect"
+    for allow_partial in (False, True):
+        start = time.perf_counter()
+        with pytest.raises(IncompleteAnswerError, match="gathered before the deadline"):
+            asyncio.run(made.query(endless, deadline_s=0.2, allow_partial=allow_partial))
+        assert 0.2 <= time.perf_counter() - start < 0.3
+
+    async def stream() -> None:
+        async for _ in made.stream(endless, deadline_s=0.2):
+            pass
+
+    with pytest.raises(IncompleteAnswerError, match="gathered before the deadline"):
+        asyncio.run(stream())
+    assert asyncio.run(made.query(COUNT)).rows == [(3,)]
+    made.close()
+    for connection in databases:
+        connection.close()
+
+
+def test_now_is_the_coordinators_clock_and_under_simulation_the_simulated_time():
+    """A clock of one's own, the loop's, or the system's."""
+
+    async def now(**options: Any) -> str:
+        made = QueryCoordinator([], schema=SCHEMA, **options)
+        await asyncio.sleep(0.02)
+        rows = (await made.query("SELECT strftime('%Y-%m-%d %H:%M:%f', 'now')")).rows
+        made.close()
+        return str(rows[0][0])
+
+    assert asyncio.run(now(clock=lambda: 86_400.5)) == "1970-01-02 00:00:00.500"
+    assert sim_run(now()) == "1970-01-01 00:00:00.020"
+    assert asyncio.run(now()) > "2020"
+
+
 @pytest.mark.parametrize("kind", ["memory", "directory", "packed"])
 def test_a_deadline_interrupts_the_scan_of_a_shard_within_a_vendors_statement(kind, tmp_path):
     """With the stores' set-up from `prepare`; what was read before the deadline is handed in where that is allowed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mktsim.errors import InvalidArgumentError
+from mktsim.sim import hedged, operators
 from mktsim.sim.conditions import Background, ColdStart, Geography, Hiccups, RequestLimit, Route, Zone
 from mktsim.sim.events import event_sojourn_times
 from mktsim.sim.faults import Loss
@@ -31,7 +33,7 @@ from mktsim.sim.latency import (
     Shifted,
     Uniform,
 )
-from mktsim.sim.vectorised import Policy, unsupported, vectorised_sojourn_times
+from mktsim.sim.vectorised import WAIT_FOR_ALL, Policy, unsupported, vectorised_sojourn_times
 from mktsim.sim.world import World, tree_levels
 from mktsim.streams import Streams
 
@@ -133,6 +135,50 @@ def test_events_equal_vectors_bit_for_bit(scatter: tuple[World, dict[str, Any]],
     assert events.tobytes() == vectors.tobytes()
 
 
+@settings(max_examples=300, deadline=None)
+@given(scatters(), st.integers(0, 1 << 40))
+def test_events_equal_vectors_where_large_arrays_take_short_cuts(
+    scatter: tuple[World, dict[str, Any]], seed: int
+) -> None:
+    """What is left out of sorting and drawing from 1,000 or 30,000 leaves on, tried from a handful on."""
+    world, arguments = scatter
+    events = event_sojourn_times(world, Streams(seed), **arguments)
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name, value in ((operators, "_FEW", 9), (hedged, "_SLOWEST", 3), (hedged, "_BLOCK", 50)):
+            patch.setattr(module, name, value)
+        vectors = vectorised_sojourn_times(world, Streams(seed), **arguments)
+    assert events.tobytes() == vectors.tobytes()
+
+
+@pytest.mark.parametrize("fan_in", [0, 1, 30, 1000, 100_000])
+@pytest.mark.parametrize("k", [1, 30_000, 99_990, 100_000])
+def test_the_turn_of_an_answer_is_that_of_the_recursion(fan_in: int, k: int) -> None:
+    """100,000 answers in all regimes, from a processor that waits for each to one that is overrun."""
+    arrivals = np.random.default_rng(5).gamma(2.0, 1e6, 100_000).astype(np.int64)
+    for busy in (0, 4_000_000):
+        turn = busy
+        for arrival in np.sort(arrivals)[:k].tolist():
+            turn = max(arrival, turn) + fan_in
+        assert operators.taken_in(arrivals.copy(), k, busy, fan_in) == turn
+
+
+@pytest.mark.parametrize("policy", [WAIT_FOR_ALL, Policy(hedge_ms=0.37), Policy(hedge_ms=0.37, tied=True)])
+@pytest.mark.parametrize("fan_in_ms", [0.0, 1e-5])
+def test_a_million_leaves_take_the_memory_of_a_few_numbers_each(policy: Policy, fan_in_ms: float) -> None:
+    """Below 80 MB, of the 200 MB allowed, however they are asked."""
+    world = World(
+        link_out=Uniform(0.1, 0.2), link_back=Uniform(0.1, 0.2), service=LogNormal(0.009, 0.014),
+        fan_in_ms=fan_in_ms, replicas=2,
+    )  # fmt: skip
+    tracemalloc.start()
+    try:
+        vectorised_sojourn_times(world, Streams(1), leaves=1_000_000, policy=policy)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 80e6
+
+
 def test_at_one_instant_answers_are_taken_in_before_calls_are_sent() -> None:
     """By hand: sent at 1 and 2, back at 6 and 7; the first is taken in at 7, just when the second is back.
 
@@ -151,9 +197,13 @@ class Scripted(World):
     service_s: Any = ()
 
     def hops(self, streams: Streams, group: str, request: int, n: int, **rest: Any) -> Any:
-        attempt = rest.get("attempt", 0)
+        attempt, only = rest.get("attempt", 0), rest.get("only")
         out, service = (np.array(seconds[attempt], np.int64) << 30 for seconds in (self.out_s, self.service_s))
-        return out, service, out * 0
+        chosen = slice(None) if only is None else only
+        return out[chosen], service[chosen], out[chosen] * 0
+
+    def begins(self, streams: Streams, request: int, n: int, **rest: Any) -> Any:
+        return self.hops(streams, "leaf", request, n, **rest)[0]
 
 
 def scripted_s(policy: Policy, **values: Any) -> float:

@@ -6,9 +6,11 @@ import asyncio
 import json
 import subprocess
 import sys
+from itertools import pairwise
 from typing import Any
 
 import pytest
+from matplotlib.colors import to_rgb
 
 from mktsim.errors import InvalidArgumentError, SimulationError
 from mktsim.sim import (
@@ -25,6 +27,7 @@ from mktsim.sim import (
 )
 from mktsim.sim.events import event_sojourn_times, scatters
 from mktsim.streams import Streams
+from mktsim.study.charts import png, waterfall_chart
 
 WORLD = World(
     link_out=LogNormal(1, 5),
@@ -107,6 +110,57 @@ def test_the_waterfall_ranks_the_stragglers_and_ends_with_the_request() -> None:
         trace.waterfall(7)
     with pytest.raises(InvalidArgumentError, match="it has none"):
         Trace().waterfall(0)
+
+
+def test_the_waterfall_chart_draws_every_call_and_shows_which_are_second_copies() -> None:
+    """Bars end where the table says, hedges are hatched and named, what was cancelled ends in a cross; grey will do."""
+    frame = traced()[0].waterfall(0)
+    axes = waterfall_chart(frame, title="One request", caption="1 request, seed 5")
+    labels = [tick.get_text() for tick in axes.get_yticklabels()]
+    shown = frame[frame["rank"] <= 40]
+    assert len(labels) == len(shown)
+    assert sum(label.endswith("second copy") for label in labels) == (shown["attempt"] > 0).sum() > 0
+    bars = axes.patches
+    ends = [bar.get_x() + bar.get_width() for bar in bars]
+    assert max(ends) == pytest.approx(shown.loc[shown["outcome"] == "taken in", "end_ms"].max())
+    hatched = {round(bar.get_y() + bar.get_height() / 2) for bar in bars if bar.get_hatch() == "////"}
+    assert hatched == {y for y, again in enumerate(shown.sort_values("call")["attempt"] > 0) if again}
+    # What follows each other within a bar differs in grey by a fifth at least, or in its hatch.
+    greys = {bar.get_label(): (to_rgb(bar.get_facecolor()), bar.get_hatch()) for bar in bars}
+    looks = [(sum(w * c for w, c in zip((0.3, 0.59, 0.11), rgb, strict=True)), hatch) for rgb, hatch in greys.values()]
+    assert all(abs(a[0] - b[0]) > 0.2 or a[1] != b[1] for a, b in pairwise(looks))
+    assert len(png(axes)) > 10_000
+    few = waterfall_chart(frame, most=3)
+    assert len(few.get_yticklabels()) == 3
+    assert "(3 of" in few.get_title(loc="left")
+    for bad, most in ((frame.drop(columns="rank"), 5), (frame.iloc[:0], 5), (frame, 0)):
+        with pytest.raises(InvalidArgumentError):
+            waterfall_chart(bad, most=most)
+
+
+def test_a_query_of_the_real_coordinator_leaves_one_digest_in_any_process() -> None:
+    """Tied, in a world with faults, SQL executed: the same trace whatever PYTHONHASHSEED, another one by seed."""
+    program = (
+        "from mktsim.sim import *; from mktsim.fanout import ScatterPolicy; from mktsim.streams import Streams;"
+        "from mktsim.study.scenario import Scenario;"
+        "from mktsim.study.coordinated import coordinated_sojourn_times as go;"
+        "import sys; trace = Trace();"
+        "world = World(link_out=LogNormal(1, 9), background=Background(0.5, 2.0), replicas=2,"
+        " faults=(Loss(probability=0.05),));"
+        "policy = ScatterPolicy(retries=3, attempt_timeout_s=0.05, hedge_after_s=0.002, tied=True);"
+        "go(Scenario(vendors=30, products=2, world=world, policy=policy), Streams(int(sys.argv[1])),"
+        " requests=range(2), hosts=None, execute=True, trace=trace);"
+        "print(trace.digest(), len(trace), trace.to_pandas()['what'].isin(['cancelled', 'lost']).sum())"
+    )
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", program, seed], env={"PYTHONHASHSEED": hash_seed}, capture_output=True, text=True,
+            check=True, timeout=60,
+        ).stdout
+        for seed, hash_seed in (("7", "0"), ("7", "1"), ("8", "1"))
+    ]  # fmt: skip
+    assert runs[0] == runs[1] != runs[2]
+    assert int(runs[0].split()[2]) > 5
 
 
 def test_the_chrome_trace_has_a_span_a_call_and_its_steps_within() -> None:

@@ -25,14 +25,17 @@ pytestmark = pytest.mark.skipif(not CASES.exists(), reason="the public SQL cases
 
 
 def cases() -> Iterator[tuple[dict[str, Any], Connection]]:
-    """Yield each case whose answer is defined after a split, and one SQLite that holds its rows."""
+    """Yield each case, and one SQLite that holds its rows.
+
+    The suite marks six whose order SQL leaves open even after a contiguous split: ties that follow an index. Here they
+    follow the walk of one SQLite, and so are no exception.
+    """
     for case in map(json.loads, CASES.read_text().splitlines()):
-        if case["exact_after_contiguous_split"]:
-            one = connect()
-            for statement in case["setup"]:
-                one.execute(statement)
-            yield case, one
-            one.close()
+        one = connect()
+        for statement in case["setup"]:
+            one.execute(statement)
+        yield case, one
+        one.close()
 
 
 @pytest.mark.parametrize("vendors", [1, 5, 7, 50])
@@ -51,7 +54,7 @@ def test_every_case_split_contiguously_equals_one_sqlite(vendors):
         for database in fleet:
             database.close()
     assert not different
-    assert sum(tiers.values()) == 1448
+    assert sum(tiers.values()) == 1454
     assert tiers["two-phase"] >= 410
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 
 import pytest
 from hypothesis import given
@@ -430,7 +431,12 @@ def test_combine_is_associative_and_commutative_up_to_order(chance):
                 merged = combiner([(place, ([*parts[0]],)) for place, parts in merged])
                 combiner.close()
             groups.append(merged)
-        plain = engine.gather(plan, [(place, ([*parts[0]],)) for place, parts in segments], values)
+        try:
+            plain = engine.gather(plan, [(place, ([*parts[0]],)) for place, parts in segments], values)
+        except EvaluationError as error:  # The total overflows: so it does, in the same words, from the tree.
+            with pytest.raises(EvaluationError, match=re.escape(str(error))):
+                engine.gather(plan, groups[0], values)
+            continue
         treed = engine.gather(plan, groups[0], values)
         assert typed(treed) == typed(plain), sql
     engine.close()

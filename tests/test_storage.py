@@ -680,3 +680,15 @@ def test_every_reading_connection_is_set_up_once(tmp_path: Path) -> None:
                 assert connection.execute("SELECT shout('y')").get == "Y"
             with pytest.raises(EvaluationError, match="acme"):
                 list(store.scan(locate("acme"), [("SELECT shout(1)", ())]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_vendor_is_found_by_full_text_search(kind: str, tmp_path: Path) -> None:
+    """The index is in the image too, not only the rows; and no vendor's words are in the next one's index."""
+    schema = Schema(("CREATE VIRTUAL TABLE words USING fts5(title, body)",))
+    with opened(kind, tmp_path, schema) as store:
+        store.create("aa", {"words": [("one", "lamp"), ("two", "chair")]})
+        store.create("bb", {"words": [("three", "lamp")]})
+        store.create("cc", {})
+        found = list(store.scan(SHARDS[0], [("SELECT title FROM words WHERE words MATCH 'lamp'", ())]))
+        assert found == [("aa", ([("one",)],)), ("bb", ([("three",)],)), ("cc", ([],))]

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, note
 from hypothesis import strategies as st
 
-from mktsim.errors import IncompleteAnswerError, OverloadedError, QueryError
+from mktsim.errors import IncompleteAnswerError, InvalidArgumentError, OverloadedError, QueryError
 from mktsim.fanout import QueryCoordinator, RowStream, Scanner, ScatterPolicy, prepare, store_scanners
+from mktsim.market import Marketplace
 from mktsim.sim.loop import sim_run
 from mktsim.sql import Schema
 from mktsim.storage import open_store
@@ -278,3 +279,27 @@ def test_the_grammar_does_exercise_streams():
             each.close()
     assert deliveries["streamed"] >= 5
     assert deliveries["gathered"] >= 50
+
+
+def test_a_market_streams_and_takes_a_policy():
+    """The same rows as its query's, one by one, and one policy for one query."""
+
+    async def story():
+        async with Marketplace.open(shards=2) as market:
+            for name in ("acme", "beta", "zeta"):
+                vendor = market.vendor(name)
+                await vendor.initialize(name=name.title())
+                await vendor.create_product(name=f"lamp of {name}", sku="S1", price=5, stock=1)
+            sql = "SELECT vendorId, name FROM products WHERE stock > ?"
+            async with market.stream(sql, [0]) as stream:
+                streamed = [tuple(row.values()) async for row in stream]
+            assert stream.stats.delivery == "streamed"
+            whole = await market.query(sql, [0], policy=ScatterPolicy(retries=1, window=1))
+            assert streamed == whole.rows
+            with pytest.raises(InvalidArgumentError, match="ScatterPolicy"):
+                await market.query(sql, [0], policy={"retries": 1})
+            async for _ in market.stream(sql, [0]):
+                break  # The rest is given up; the market closes in peace.
+            return len(streamed)
+
+    assert asyncio.run(story()) == 3

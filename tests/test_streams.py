@@ -210,3 +210,18 @@ def test_odd_strings_have_streams_too() -> None:
     """NUL, lone surrogates and a million characters are names like any other."""
     draws = {GOLDEN.uniform_at(name, 0, 0) for name in ("", "\0", "\ud800", "'; DROP", "x" * 1_000_000)}
     assert len(draws) == 5
+
+
+@pytest.mark.parametrize("request_number", [0, 1, 2**64 - 1])
+def test_numbers_looked_up_one_by_one_are_those_of_the_row(request_number):
+    """The cipher written out in numpy against numpy's own Philox, in any order, far apart and at the ends."""
+    streams = Streams(2**127 + 12345, ("x",))
+    row = streams.uniform("a", request_number, 50_000)
+    chosen = np.random.default_rng(1).permutation(50_000)[:3_000]
+    assert streams.uniform_of("a", request_number, chosen).tobytes() == row[chosen].tobytes()
+    far = [2**48 - 1, 0, 2**47 + 5, 2**34, 2**34 + 3]
+    assert streams.uniform_of("a", 7, far).tolist() == [streams.uniform_at("a", 7, each) for each in far]
+    assert streams.uniform_of("a", 7, []).shape == (0,)
+    for bad in ([-1], [0.5], [[1]], [2**48], 3):
+        with pytest.raises(InvalidArgumentError):
+            streams.uniform_of("a", 7, bad)

@@ -15,43 +15,49 @@ goes straight to them.
 Vendors' order is the order of the scanners given, or, where scanners are shards of vendors, the order of vendor ids:
 the answer then does not depend on how vendors are spread over shards.
 
-A generic coordinator (no schema given) reads the schema from its scanners and, where a table has a column
-``vendorId``, verifies at each of them that it holds the scanner's own id in every row; only then is a condition on
-that column used to leave vendors out. Pass a :class:`Schema` to decide it yourself.
+A generic coordinator (no schema given) reads the schema from its scanners: see `mktsim.fanout.schemas`. Pass a
+:class:`Schema` to decide it yourself.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from itertools import pairwise
 from time import perf_counter
 from typing import Any, Protocol
 
 from mktsim.errors import (
-    EmptyFleetError,
+    EvaluationError,
     IncompleteAnswerError,
     InvalidArgumentError,
     MktsimError,
     OverloadedError,
     QueryError,
-    SchemaMismatchError,
     UnknownVendorError,
     VendorError,
 )
 from mktsim.fanout.aggregator import Aggregator, leave, leaves, serve, tree
+from mktsim.fanout.costs import CostsByPlan
 from mktsim.fanout.guarantees import guarantees
+from mktsim.fanout.interrupt import limited, prepare, was_interrupted
 from mktsim.fanout.messages import Partial, ScatterRequest
+from mktsim.fanout.partials import PartialCache
 from mktsim.fanout.policy import ScatterPolicy
+from mktsim.fanout.prune import Pruned, prune, read_summaries
+from mktsim.fanout.repeat import Repeat
 from mktsim.fanout.result import Coverage, Explanation, QueryResult, QueryStats
 from mktsim.fanout.scanner import ScatterTarget, ShardScanner
-from mktsim.fanout.scatter import Node, Target
-from mktsim.fanout.stream import RowStream
+from mktsim.fanout.scatter import Node, Scatter, Target
+from mktsim.fanout.schemas import read_planner, read_planner_now
+from mktsim.fanout.stream import RowStream, scattered_until
+from mktsim.fanout.threshold import Outcome, may_pay, scatter_in_rounds
 from mktsim.network import InProcessNetwork, Network
-from mktsim.sql import SCHEMA_QUERY, GatherEngine, GatherLimits, Plan, Planner, Schema
-from mktsim.sqlite import Value, quote
+from mktsim.sql import GatherEngine, GatherLimits, Plan, Planner, Schema
+from mktsim.sql.arrivals import Arrivals
+from mktsim.sqlite import Value
 from mktsim.streams import Streams
 
 Params = Sequence[Value] | Mapping[str, Value]
@@ -90,6 +96,9 @@ class QueryCoordinator:
         Put aggregators between, so that no node has more children than this.
     limits : GatherLimits, optional
         Caps on the rows and bytes one answer may be gathered from.
+    clock : callable, optional
+        Seconds since 1970-01-01 UTC: what a statement's 'now' is. The simulated time under simulation and the
+        system's clock elsewhere, when absent.
 
     Raises
     ------
@@ -125,32 +134,44 @@ class QueryCoordinator:
         streams: Streams | None = None,
         fanout_width: int | None = None,
         limits: GatherLimits | None = None,
+        clock: Callable[[], float] | None = None,
     ) -> None:
-        self.scanners = tuple(scanners)
         self.address = address
         self.policy = _checked_policy(policy)
         self._ring = ring
+        self._fanout_width = fanout_width
+        self._network = network if network is not None else InProcessNetwork()
+        self._place: dict[str, int] = {}
+        self._arrange(scanners)
+        functions = all(scanner.has_functions for scanner in self._leaves)
+        self._planner = Planner(schema, functions=functions) if schema is not None else None
+        self._engine = GatherEngine(limits=limits, setup=prepare)
+        self._clock = clock
+        self._replicas, addresses = _replicas(replicas or {}, self._by_id)
+        self._node = Node(self._network, address, replicas=addresses, streams=streams)
+        self._in_flight = 0
+        self._costs = CostsByPlan()
+        self._partials = PartialCache()
+        serve(self._top, self._network, replicas=addresses, streams=streams)
+        serve(self._replicas, self._network)
+
+    def _arrange(self, scanners: Sequence[ScatterTarget]) -> None:
+        """Lay the scanners out: their places, the tree above them."""
+        self.scanners = tuple(scanners)
         self._leaves = tuple(leaves(self.scanners))
         self._by_id = {scanner.id: scanner for scanner in self._leaves}
         if len(self._by_id) != len(self._leaves):
             seen: set[str] = set()
             twice = next(s.id for s in self._leaves if s.id in seen or seen.add(s.id))  # type: ignore[func-returns-value]
             raise InvalidArgumentError(f"two scanners have the id {twice!r}")
-        self._top = tuple(tree(self.scanners, fanout_width, prefix=f"{address}/aggregator"))
-        self._network = network if network is not None else InProcessNetwork()
+        self._top = tuple(tree(self.scanners, self._fanout_width, prefix=f"{self.address}/aggregator"))
         self._nodes = {node.id: node for node in _inner_nodes(self._top)}
-        self._place = {scanner.id: place for place, scanner in enumerate(self._leaves)}
+        self._place |= {scanner.id: place for place, scanner in enumerate(self._leaves)}  # others may be under way
         # An aggregator stands where its first leaf does.
         self._place.update((id_, self._place[next(leaves([node])).id]) for id_, node in self._nodes.items())
         self._by_vendor = bool(self._leaves) and all(isinstance(scanner, ShardScanner) for scanner in self._leaves)
-        self._functions = all(scanner.has_functions for scanner in self._leaves)
-        self._planner = Planner(schema, functions=self._functions) if schema is not None else None
-        self._engine = GatherEngine(limits=limits)
-        self._replicas, addresses = _replicas(replicas or {}, self._by_id)
-        self._node = Node(self._network, address, replicas=addresses, streams=streams)
-        self._in_flight = 0
-        serve(self._top, self._network, replicas=addresses, streams=streams)
-        serve(self._replicas, self._network)
+        epochs = {leaf.epochs for leaf in self._leaves if isinstance(leaf, ShardScanner)} - {None}
+        self._epochs = epochs.pop() if len(epochs) == 1 else None
 
     def __repr__(self) -> str:
         return f"QueryCoordinator({len(self.scanners)} scanners)"
@@ -159,6 +180,18 @@ class QueryCoordinator:
         """Leave the network and free the gather engine."""
         leave((*self._top, *self._replicas), self._network)
         self._engine.close()
+
+    def change_scanners(self, scanners: Sequence[ScatterTarget]) -> None:
+        """Ask these scanners from the next query on; queries under way go on with those that they asked.
+
+        Raises
+        ------
+        InvalidArgumentError
+            Two scanners share an id.
+        """
+        leave(self._top, self._network)
+        self._arrange(scanners)
+        serve(self._top, self._network, replicas=self._node.replicas, streams=self._node.streams)
 
     # -- queries --------------------------------------------------------------------------------------------------
 
@@ -199,7 +232,7 @@ class QueryCoordinator:
             The policy's `max_in_flight` queries are under way.
         IncompleteAnswerError
             A vendor did not answer, and a partial answer was not asked for. It comes when all others have answered or
-            been given up, and so names everybody who is missing.
+            been given up, and so names everybody who is missing. Or what they sent was not gathered by the deadline.
         EvaluationError
             SQLite failed while computing, as it would have over one database.
         """
@@ -210,23 +243,48 @@ class QueryCoordinator:
             values = plan.statement.bind(params)
             plan = planner.settled(plan, values)
             targets, routed, pruned = self._targets(planner, plan, values, shard_key)
-            request = self._request(planner, plan, values, params, routed, deadline, allow_partial, policy)
+            until = scattered_until(deadline, allow_partial)
+            request = self._request(planner, plan, values, params, routed, until, allow_partial, policy)
+            less: Pruned | Repeat | None = None
+            if not routed and not pruned:
+                less = self._less(planner, plan, values, targets, repeats=deadline is None and not allow_partial)
             planned = perf_counter()
-            asked = _width(targets)
-            scatter = self._node.scatter(targets, request, policy)
-            await scatter.wait()
-            partials, failures = scatter.partials, scatter.failures
-            if failures:
-                self._judge(partials, failures, allow_partial)
-            scattered = perf_counter()
-            if routed:
-                rows = [row for partial in partials.values() for _, parts in partial.segments for row in parts[0]]
+            spared = await less.run(self._node, request, policy) if less is not None else None
+            if less is not None and spared is not None:
+                asked, pruned = less.visits, less.vendors - less.visits
             else:
-                segments = self._ordered(partials)
-                # Counted now, for the gather takes the rows out of the segments.
-                before = _rows_before(segments, failures, self._place, self._by_vendor) if failures else 0
-                rows = self._engine.gather(plan, segments, values)
+                asked = _width(targets)
+                request = request.replace(keep=less.most_bytes) if isinstance(less, Repeat) else request
+            scatter: Scatter | Outcome
+            with self._arrivals(plan, targets, routed or spared is not None) as (arrivals, take_in):
+                if spared is not None:
+                    scatter = spared
+                elif plan.rounds is not None and not routed:
+                    scratch = planner.catalog.vendor
+                    scatter = await scatter_in_rounds(
+                        self._node, targets, request, policy, plan.rounds, values, scratch
+                    )
+                else:
+                    scatter = self._node.scatter(targets, request, policy, take_in=take_in)
+                    await scatter.wait()
+                partials, failures = scatter.partials, scatter.failures
+                if failures:
+                    self._judge(partials, failures, allow_partial)
+                elif isinstance(less, Repeat) and spared is None:
+                    less.keep(partials)
+                scattered = perf_counter()
+                if routed:
+                    rows = [row for partial in partials.values() for _, parts in partial.segments for row in parts[0]]
+                else:
+                    segments = self._ordered(partials)
+                    # Counted now, for the gather takes the rows out of the segments.
+                    before = _rows_before(segments, failures, self._place, self._by_vendor) if failures else 0
+                    gathered = segments if arrivals is None else arrivals
+                    rows = self._gather(plan, gathered, values, deadline, self._unix_ms())
             finished = perf_counter()
+            if not failures and not routed and getattr(asyncio.get_running_loop(), "unix_time", None) is None:
+                way = "scan" if spared is None or (isinstance(less, Pruned) and less.has_scanned) else "visit"
+                self._costs[plan.statement.sql].learn(way, asked, scattered - planned)
         answered = sum(partial.answered for partial in partials.values())
         stats = QueryStats(
             tier="route" if routed else plan.tier,
@@ -241,6 +299,7 @@ class QueryCoordinator:
                 "total": finished - started,
             },
             calls=scatter.calls,
+            reading=less.why if less is not None and spared is not None else "",
         )
         if not failures:
             return QueryResult(rows, plan.columns, stats, Coverage(asked, answered))
@@ -287,7 +346,9 @@ class QueryCoordinator:
             )
         self._in_flight += 1
         try:
-            yield policy, None if deadline_s is None else asyncio.get_running_loop().time() + deadline_s
+            # What a query reads is decided here, where it begins: vendors may move while it goes on.
+            with self._epochs.pinned() if self._epochs is not None else nullcontext():
+                yield policy, None if deadline_s is None else asyncio.get_running_loop().time() + deadline_s
         finally:
             self._in_flight -= 1
 
@@ -306,7 +367,14 @@ class QueryCoordinator:
         if not params and plan.statement.parameters:
             width = sum(scanner.width for scanner in self._leaves)
             return Explanation.of(plan, vendors=width, pruned=0, only=None, routed=False)
-        targets, routed, pruned = self._targets(planner, plan, plan.statement.bind(params or ()), None)
+        values = plan.statement.bind(params or ())
+        targets, routed, pruned = self._targets(planner, plan, values, None)
+        less = None if routed or pruned else self._less(planner, plan, values, targets, repeats=True, look=True)
+        if less is not None and less.spares:
+            vendors = less.candidates
+            return Explanation.of(
+                plan, vendors=vendors, pruned=less.vendors - vendors, only=None, routed=False, reading=less.why
+            )
         vendors = sum(len(only) if only is not None else scanner.width for scanner, only in targets)
         named: list[str] = []
         if vendors < vendors + pruned:
@@ -342,6 +410,32 @@ class QueryCoordinator:
         visited = sum(len(only) if only is not None else 1 for _, only in targets)
         return targets, visited == 1 and plan.single_table, width - visited
 
+    def _less(
+        self,
+        planner: Planner,
+        plan: Plan,
+        values: tuple[Value, ...],
+        targets: list[Target],
+        *,
+        repeats: bool,
+        look: bool = False,
+    ) -> Pruned | Repeat | None:
+        """Return how to visit fewer vendors than all of them, or None where neither summaries nor partials help."""
+        may_repeat = repeats and plan.combine is not None and (plan.rounds is None or not may_pay(targets))
+        if not (plan.bounds or may_repeat) or not self._by_vendor or any(only is not None for _, only in targets):
+            return None
+        summaries = read_summaries(self._leaves)
+        if summaries is None:
+            return None
+        costs = self._costs[plan.statement.sql]
+        reach = -1
+        if plan.bounds is not None and plan.bounds.leading is not None and plan.limit is not None:
+            reach = plan.limit.reach(planner.catalog.vendor, values)
+        pruned = prune(planner, plan, values, reach, summaries, costs)
+        if pruned is not None or not may_repeat:
+            return pruned
+        return Repeat.of(self._partials, plan, values, summaries, costs, look=look)
+
     def _locate(self, shard_key: str) -> ScatterTarget:
         if not isinstance(shard_key, str):
             raise InvalidArgumentError(f"shard_key must be a string, not {type(shard_key).__name__}")
@@ -370,6 +464,7 @@ class QueryCoordinator:
         allow_partial: bool,
         policy: ScatterPolicy,
     ) -> ScatterRequest:
+        as_of = None if self._epochs is None else self._epochs.now
         if routed:
             names = plan.statement.parameters
             bound: Any = values
@@ -380,11 +475,15 @@ class QueryCoordinator:
                 deadline_s=deadline,
                 allow_partial=allow_partial,
                 widths=(len(plan.columns),),
+                as_of=as_of,
+                here=True,
             )
         reach = plan.limit.reach(planner.catalog.vendor, values) if plan.limit is not None else -1
 
+        pushed = {"limit": reach, "more": reach + 1, "bound": None}
+
         def bind(binders: tuple[Any, ...]) -> tuple[Value, ...]:
-            return tuple(reach if binder == "limit" else values[binder - 1] for binder in binders)
+            return tuple(values[binder - 1] if isinstance(binder, int) else pushed[binder] for binder in binders)
 
         combine = (plan.combine, bind(plan.combine.binders)) if plan.combine is not None else None
         return ScatterRequest(
@@ -394,7 +493,14 @@ class QueryCoordinator:
             allow_partial=allow_partial,
             policy=None if policy.asks_once else policy,
             widths=tuple(statement.width for statement in plan.scatter),
+            top=plan.top.bind(reach, bind) if plan.top is not None else None,
+            as_of=as_of,
         )
+
+    def _unix_ms(self) -> int | None:
+        """Return the instant that 'now' is, None for the system's clock."""
+        clock = self._clock or getattr(asyncio.get_running_loop(), "unix_time", None)
+        return None if clock is None else round(clock() * 1000)
 
     # -- what came back -------------------------------------------------------------------------------------------
 
@@ -411,6 +517,49 @@ class QueryCoordinator:
             twice = next(one[0] for one, other in pairwise(segments) if one[0] == other[0])
             raise VendorError(f"vendor {twice!r:.80} answered from two shards: it must be in one", vendor_id=twice)
         return segments
+
+    @contextmanager
+    def _arrivals(
+        self, plan: Plan, targets: list[Target], routed: bool
+    ) -> Iterator[tuple[Arrivals | None, Callable[[str, Partial], Partial] | None]]:
+        """Let a collected statement's rows enter the gather as they arrive: yield what holds, and what enters them."""
+        if routed or plan.tier != "collect":
+            yield None, None
+            return
+        ranks = {scanner.id: rank for rank, (scanner, _) in enumerate(targets)}
+        arrivals = self._engine.arrivals(plan, ranked=not self._by_vendor)
+
+        def take_in(id_: str, partial: Partial) -> Partial:
+            return replace(partial, segments=arrivals.add(ranks[id_], partial.segments))
+
+        try:
+            yield arrivals, take_in
+        finally:
+            arrivals.close()
+
+    def _gather(
+        self,
+        plan: Plan,
+        segments: list[Any] | Arrivals,
+        values: tuple[Value, ...],
+        deadline: float | None,
+        unix_ms: int | None,
+    ) -> list[tuple[Any, ...]]:
+        """Gather, but no longer than to the deadline."""
+        try:
+            with limited(asyncio.get_running_loop().time, deadline):
+                if isinstance(segments, Arrivals):
+                    return segments.answer(values, unix_ms)
+                return self._engine.gather(plan, segments, values, unix_ms=unix_ms)
+        except EvaluationError as error:
+            if not was_interrupted(error):
+                raise
+            raise IncompleteAnswerError(
+                "what the vendors sent could not be gathered before the deadline: allow more time, or ask for fewer "
+                "rows (a condition or an aggregate that each vendor can apply)",
+                answered=0,
+                missing=(),
+            ) from error
 
     def _judge(self, partials: dict[str, Partial], failures: dict[str, Exception], allow_partial: bool) -> None:
         """Raise unless a partial answer is allowed and possible."""
@@ -464,8 +613,7 @@ class QueryCoordinator:
             Two vendors have different schemas.
         """
         if self._planner is None:
-            answers = [await _settled(step) for step in self._schema_steps()]
-            self._planner = await self._settle(answers)
+            self._planner = await read_planner(self._leaves)
         return self._planner
 
     async def _prepared_by(self, deadline: float | None) -> Planner:
@@ -481,65 +629,8 @@ class QueryCoordinator:
 
     def _prepare_now(self) -> Planner:
         """Read the schema without waiting, for explain()."""
-        answers = list(self._schema_steps())
-        if any(inspect.isawaitable(answer) for answer in answers):
-            for answer in answers:
-                if inspect.iscoroutine(answer):
-                    answer.close()
-            raise InvalidArgumentError("these scanners answer asynchronously: await coordinator.prepare() first")
-        routine = self._settle(answers)
-        try:
-            routine.send(None)
-        except StopIteration as stop:
-            self._planner = stop.value
-        assert self._planner is not None, "reading the schema from plain callables never waits"
+        self._planner = read_planner_now(self._leaves)
         return self._planner
-
-    def _schema_steps(self) -> list[Any]:
-        if not self.scanners:
-            raise EmptyFleetError("there are no vendors, and no schema was given: pass schema= to answer as if empty")
-        steps: list[Any] = []
-        for scanner in self._leaves:
-            execute = getattr(scanner, "execute", None)
-            if execute is None:
-                raise InvalidArgumentError(f"pass schema=: it cannot be read from {scanner!r}")
-            steps.append(_attempt(execute, SCHEMA_QUERY, ()))
-        return steps
-
-    async def _settle(self, answers: list[Any]) -> Planner:
-        schemas: list[tuple[ScatterTarget, Schema]] = []
-        failure: Exception | None = None
-        for scanner, answer in zip(self._leaves, answers, strict=True):
-            if isinstance(answer, Exception):
-                failure = answer  # A vendor that is down now will be missing from the query's coverage.
-            else:
-                schemas.append((scanner, Schema.from_rows(tuple(row) for row in answer)))
-        if not schemas:
-            raise IncompleteAnswerError(
-                f"no vendor could be asked for its schema: {failure}", answered=0, missing=self._by_id
-            ) from failure
-        first, schema = schemas[0]
-        for scanner, other in schemas:
-            if other.digest != schema.digest:
-                raise SchemaMismatchError(f"vendors {first.id!r} and {scanner.id!r} have different schemas")
-        if not self._functions:
-            tried = [await _settled(_attempt(s.execute, "SELECT mktsim_sum(1)", ())) for s, _ in schemas]  # type: ignore[attr-defined]
-            self._functions = not any(isinstance(answer, Exception) for answer in tried)
-        column = await self._verified_shard_column(schema)
-        return Planner(Schema(schema.statements, shard_column=column), functions=self._functions)
-
-    async def _verified_shard_column(self, schema: Schema) -> str | None:
-        tables = [table for table in Planner(schema).catalog.tables.values() if table.kind == "table"]
-        sharded = [table for table in tables if table.column("vendorId") is not None]
-        if not sharded:
-            return None
-        for scanner in self._leaves:
-            for table in sharded:
-                sql = f"SELECT 1 FROM {quote(table.name)} WHERE vendorId IS NOT ? LIMIT 1"
-                answer = await _settled(_attempt(scanner.execute, sql, (scanner.id,)))  # type: ignore[attr-defined]
-                if isinstance(answer, Exception) or list(answer):
-                    return None
-        return "vendorId"
 
 
 def _plausible(vendor_id: str) -> bool:
@@ -591,19 +682,3 @@ def _rows_before(segments: Iterable[Any], failures: Iterable[str], places: Mappi
         return sum(len(parts[0]) for vendor_id, parts in segments if parts and vendor_id < min(missing))
     first = min(places[id_] for id_ in failures)
     return sum(len(parts[0]) for id_, parts in segments if parts and places[id_] < first)
-
-
-def _attempt(execute: Any, sql: str, params: Any) -> Any:
-    try:
-        return execute(sql, params)
-    except Exception as error:
-        return error
-
-
-async def _settled(answer: Any) -> Any:
-    if not inspect.isawaitable(answer):
-        return answer
-    try:
-        return await answer
-    except Exception as error:
-        return error

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mktsim.fanout.partials import Blocks
 from mktsim.fanout.policy import ScatterPolicy
 from mktsim.sql import Segment
 from mktsim.sql.plan import Combine
+from mktsim.sql.topk import TopKRequest
 from mktsim.sqlite import Value
 
 
@@ -65,6 +67,14 @@ class ScatterRequest:
         The deadline as seconds from now, for a process with a clock of its own.
     widths : tuple of int
         Values per row of each statement, by which answers of unknown origin are checked; empty where not known.
+    top : TopKRequest or None
+        How a scan of many vendors may find what the one statement asks for with less work.
+    as_of : int or None
+        The epoch at which the query began, by which it finds vendors that move; see `mktsim.storage.moves`.
+    here : bool
+        Whether it asks for so little that a scanner should not send it to another process.
+    keep : int
+        How many bytes of partials by blocks of vendors the sender would keep; none where 0.
     """
 
     statements: tuple[tuple[str, Any], ...]
@@ -76,6 +86,10 @@ class ScatterRequest:
     tie: Tie | None = None
     budget_s: float | None = None
     widths: tuple[int, ...] = ()
+    top: TopKRequest | None = None
+    as_of: int | None = None
+    here: bool = False
+    keep: int = 0
 
     def replace(self, **changes: Any) -> ScatterRequest:
         """Return a copy with some values changed."""
@@ -99,9 +113,12 @@ class Partial:
         Rows in the segments.
     failures : mapping of str to Exception
         Who of those behind the scanner did not answer, and why.
+    blocks : Blocks or None
+        The same by blocks of vendors, where it was asked for and is not too much.
     """
 
     segments: list[Segment]
     answered: int
     rows: int
     failures: Mapping[str, Exception] = field(default_factory=lambda: _NOBODY)
+    blocks: Blocks | None = None

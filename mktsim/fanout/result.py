@@ -70,6 +70,8 @@ class QueryStats:
         Calls that the coordinator sent, further attempts and second copies included.
     delivery : str
         ``gathered``, or ``streamed`` where rows were handed out vendor by vendor.
+    reading : str
+        How vendors were read, and why: what was pruned, or answered from summaries or earlier partials.
     """
 
     tier: str
@@ -80,6 +82,7 @@ class QueryStats:
     wall_s: dict[str, float] = field(default_factory=dict)
     calls: int = 0
     delivery: str = "gathered"
+    reading: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,14 @@ class QueryResult:
         Which vendors the answer speaks for.
     guarantees : Guarantees
         What holds of it although vendors are missing.
+
+    Examples
+    --------
+    >>> asked = {"vendors_asked": 2, "vendors_answered": 2, "vendors_pruned": 0}
+    >>> stats = QueryStats("two-phase", **asked, rows_shipped=2, wall_s={})
+    >>> result = QueryResult([("mouse", 2)], ("name", "count"), stats, Coverage(2, 2))
+    >>> [row["name"] for row in result]
+    ['mouse']
     """
 
     rows: list[tuple[Any, ...]]
@@ -118,6 +129,19 @@ class QueryResult:
             f"QueryResult({len(self.rows)} rows x {len(self.columns)} columns, {stats.tier}, "
             f"{stats.vendors_answered} of {stats.vendors_asked} vendors, {stats.vendors_pruned} pruned)"
         )
+
+    def __str__(self) -> str:
+        """Return the first rows as a table of plain text, in which nothing can command a terminal."""
+        lines = [[_printable(name) for name in self.columns]]
+        lines += [[_printable(_shown(value)) for value in row] for row in self.rows[:_SHOWN_ROWS]]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        lines.insert(1, ["-" * width for width in widths])
+        table = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+        more = len(self.rows) - _SHOWN_ROWS
+        return "\n".join([*table, *([f"... {more:,} more rows"] if more > 0 else []), repr(self)])
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(repr(self) if cycle else str(self))
 
     def to_pandas(self) -> pd.DataFrame:
         """Return the rows as a DataFrame whose columns are in the answer's order."""
@@ -158,6 +182,10 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 200 else text[:199] + "…"
 
 
+def _printable(text: str) -> str:
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """What a statement would do, and why; nothing was run.
@@ -184,6 +212,8 @@ class Explanation:
         Why no better tier was possible.
     travels : str
         How many rows reach the coordinator, as far as the plan bounds it.
+    reading : str
+        How vendors would be read, and why: what summaries or earlier partials spare.
     """
 
     sql: str
@@ -197,9 +227,19 @@ class Explanation:
     rules: tuple[str, ...]
     reason: str
     travels: str = ""
+    reading: str = ""
 
     @classmethod
-    def of(cls, plan: Plan, *, vendors: int, pruned: int, only: tuple[str, ...] | None, routed: bool) -> Explanation:
+    def of(
+        cls,
+        plan: Plan,
+        *,
+        vendors: int,
+        pruned: int,
+        only: tuple[str, ...] | None,
+        routed: bool,
+        reading: str = "",
+    ) -> Explanation:
         """Describe a plan and the vendors it would visit."""
         if routed:
             rule = "the shard column allows one vendor: it answers the original text alone"
@@ -216,6 +256,7 @@ class Explanation:
             rules=plan.rules,
             reason=plan.reason,
             travels=plan.travels(vendors),
+            reading=reading,
         )
 
     def _lines(self) -> Iterator[tuple[str, str]]:
@@ -228,6 +269,8 @@ class Explanation:
             yield "gather", self.gather
         named = f": {', '.join(self.only[:5])}{', …' if len(self.only) > 5 else ''}" if self.only else ""
         yield "vendors", f"{self.vendors:,} to visit, {self.pruned:,} pruned{named}"
+        if self.reading:
+            yield "reading", self.reading
         if self.travels:
             yield "rows", self.travels
         for rule in self.rules:

@@ -28,10 +28,13 @@ from mktsim.errors import (
 )
 from mktsim.fanout.interrupt import interrupting, limited, prepare, was_interrupted
 from mktsim.fanout.messages import Partial, ScatterRequest
+from mktsim.fanout.partials import Blocks, signs_of_zero
 from mktsim.sql import Combiner, Segment, register
 from mktsim.sql.plan import Combine
 from mktsim.sqlite import SQLError
 from mktsim.storage import VendorStore
+from mktsim.storage.moves import Epochs
+from mktsim.storage.summaries import ShardSummaries
 
 Row = tuple[Any, ...]
 #: Runs one statement on one vendor's database and returns its rows, or an awaitable of them.
@@ -285,31 +288,56 @@ class ShardScanner:
         """Return the ids of the shard's vendors, sorted."""
         return self._store.vendor_ids(self.id)
 
+    @property
+    def epochs(self) -> Epochs | None:
+        """By which queries are kept apart from moves of vendors between shards; see `mktsim.storage.moves`."""
+        return self._store.epochs
+
+    def summaries(self) -> ShardSummaries | None:
+        """Return what the store knows of the shard's vendors without reading them."""
+        return self._store.summaries(self.id)
+
+    def _visited(self, request: ScatterRequest) -> list[str]:
+        return self._store.vendor_ids_as_of(self.id, request.as_of)
+
     def scan(self, request: ScatterRequest) -> Partial | Awaitable[Partial]:
         """Scan the shard; see :class:`ScatterTarget`.
 
         Where a partial answer is of use, damaged vendors are named in its failures and the others scanned.
         """
-        if self._executor is not None:
+        if self._executor is not None and not request.here:
             return self._elsewhere(request)
         if request.deadline_s is not None:
             return self._in_slices(request)
-        failures: dict[str, Exception] = {}
         # Between vendors of one process nothing is saved by combining: the gather does the same work.
-        partial = scan_all(self._visit(request, failures))
+        if not request.allow_partial:
+            only = request.vendor_ids
+            return _to_keep(
+                _partial(
+                    *self._store.collect(
+                        self.id, request.statements, vendor_ids=only, top=request.top, as_of=request.as_of
+                    )
+                ),
+                request,
+            )
+        failures: dict[str, Exception] = {}
+        partial = scan_all(self._visit_sound(request, failures))
         return Partial(partial.segments, partial.answered, partial.rows, failures) if failures else partial
+
+    def _scan(self, request: ScatterRequest, only: tuple[str, ...] | None) -> Iterator[Any]:
+        return self._store.scan(self.id, request.statements, vendor_ids=only, top=request.top, as_of=request.as_of)
 
     def _visit(self, request: ScatterRequest, failures: dict[str, Exception]) -> Iterator[Any]:
         """Return the answers of the vendors, without those that are damaged where a partial answer is of use."""
         if not request.allow_partial:
-            return self._store.scan(self.id, request.statements, vendor_ids=request.vendor_ids)
+            return self._scan(request, request.vendor_ids)
         return self._visit_sound(request, failures)
 
     def _visit_sound(self, request: ScatterRequest, failures: dict[str, Exception]) -> Iterator[Any]:
         wanted = request.vendor_ids
         while True:
             try:
-                yield from self._store.scan(self.id, request.statements, vendor_ids=wanted)
+                yield from self._scan(request, wanted)
                 return
             except CorruptImageError as error:
                 if not error.vendor_id:
@@ -320,7 +348,7 @@ class ShardScanner:
                     return
 
     def _after(self, request: ScatterRequest, vendor_id: str) -> tuple[str, ...]:
-        wanted = self.vendor_ids() if request.vendor_ids is None else sorted(request.vendor_ids)
+        wanted = self._visited(request) if request.vendor_ids is None else sorted(request.vendor_ids)
         return tuple(each for each in wanted if each > vendor_id)
 
     async def _in_slices(self, request: ScatterRequest) -> Partial:
@@ -385,23 +413,25 @@ class ShardScanner:
                 if not request.allow_partial or not error.vendor_id:
                     raise
                 failures[error.vendor_id] = error
-                everybody = self.vendor_ids() if request.vendor_ids is None else request.vendor_ids
+                everybody = self._visited(request) if request.vendor_ids is None else request.vendor_ids
                 wanted = tuple(each for each in everybody if each not in failures)
                 continue
             return Partial(partial.segments, partial.answered, partial.rows, failures) if failures else partial
 
 
 def scan_all(answers: Iterable[tuple[str, tuple[list[Row], ...]]]) -> Partial:
-    """Collect a scan's answers; hot: see ``benchmarks/`` (fan-out against the bare loop)."""
+    """Collect a scan's answers."""
+    answered = 0
     segments: list[Segment] = []
-    answered = rows = 0
     for answer in answers:
         answered += 1
-        shipped = sum(map(len, answer[1]))
-        if shipped:
-            rows += shipped
+        if any(answer[1]):
             segments.append(answer)
-    return Partial(segments, answered, rows)
+    return _partial(segments, answered)
+
+
+def _partial(segments: Sequence[Segment], answered: int) -> Partial:
+    return Partial(list(segments), answered, sum(len(part) for _, parts in segments for part in parts))
 
 
 def scan_shard(path: str, request: ScatterRequest) -> Partial:
@@ -411,20 +441,41 @@ def scan_shard(path: str, request: ScatterRequest) -> Partial:
     scanner = open_scanner(path, prepare)
     wanted = None if request.vendor_ids is None else sorted(request.vendor_ids)
     end_s = None if request.budget_s is None else perf_counter() + request.budget_s
-    answers = scanner.scan(list(request.statements), vendor_ids=wanted)
-    try:
-        with limited(perf_counter, end_s):
-            partial = scan_all(answers if end_s is None else _until(end_s, answers))
-    except EvaluationError as error:
-        if not was_interrupted(error):
-            raise
-        raise VendorTimeoutError(f"shard file {path} reached the deadline", vendor_id=path) from None
-    finally:
-        answers.close()  # type: ignore[attr-defined]
+    if end_s is None:
+        found = scanner.collect(list(request.statements), vendor_ids=wanted, top=request.top, as_of=request.as_of)
+        partial = _partial(*found)
+    else:
+        answers = scanner.scan(list(request.statements), vendor_ids=wanted, top=request.top, as_of=request.as_of)
+        try:
+            with limited(perf_counter, end_s):
+                partial = scan_all(_until(end_s, answers))
+        except EvaluationError as error:
+            if not was_interrupted(error):
+                raise
+            raise VendorTimeoutError(f"shard file {path} reached the deadline", vendor_id=path) from None
+        finally:
+            answers.close()  # type: ignore[attr-defined]
     if request.combine is None:
         return partial
+    partial = _to_keep(partial, request)
+    if partial.blocks is not None and len(partial.segments) < 2:
+        return partial
     segments = combined(partial.segments, request.combine)
-    return Partial(segments, partial.answered, sum(len(parts[0]) for _, parts in segments))
+    return Partial(segments, partial.answered, sum(len(parts[0]) for _, parts in segments), blocks=partial.blocks)
+
+
+def _to_keep(partial: Partial, request: ScatterRequest) -> Partial:
+    """Return the partial with its blocks where the sender would keep them: their total then stands for all vendors."""
+    if not request.keep or request.combine is None:
+        return partial
+    merges = request.combine[0].merges
+    blocks = Blocks.build(partial.segments, merges, request.keep)
+    if blocks is None:
+        return partial
+    total = blocks.total()
+    if signs_of_zero([total], merges):  # Between shards, the order of vendors decides which zero is seen.
+        return Partial(partial.segments, partial.answered, partial.rows, blocks=blocks)
+    return Partial([(partial.segments[0][0], (total,))] if total else [], partial.answered, len(total), blocks=blocks)
 
 
 def _until(end_s: float, answers: Iterable[Any]) -> Iterator[Any]:

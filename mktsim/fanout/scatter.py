@@ -101,10 +101,11 @@ class Node:
         request: ScatterRequest,
         policy: ScatterPolicy = _PLAIN,
         on_end: Callable[[], None] | None = None,
+        take_in: Callable[[str, Partial], Partial] | None = None,
     ) -> Scatter:
-        """Begin a scatter; see :class:`Scatter`."""
+        """Begin a scatter; see :class:`Scatter`. What `take_in` makes of a scanner's partial stands in its place."""
         self.queries += 1
-        made = Scatter(self, request, policy, on_end)
+        made = Scatter(self, request, policy, on_end, take_in)
         made.begin(targets)
         return made
 
@@ -141,20 +142,22 @@ class _Delays:
 
     def begin(self, now_s: float, leaf: _Leaf, copy: Any) -> None:
         self._queue.append((now_s + self._delay_s, leaf, copy))
-        if self._timer is None:
-            self._timer = self._loop.call_at(now_s + self._delay_s, self._fire)
+
+    def arm(self) -> None:
+        """Set the timer, once all that is sent now has been: what is answered at its instant is then in time."""
+        if self._queue and self._timer is None:
+            self._timer = self._loop.call_at(self._queue[0][0], self._fire)
 
     def _fire(self) -> None:
         assert self._timer is not None
         now_s = max(self._loop.time(), self._timer.when())
-        self._timer = None
         queue = self._queue
         while queue and (queue[0][0] <= now_s or queue[0][2] not in queue[0][1].copies):
             _, leaf, copy = queue.popleft()
             if copy in leaf.copies:
                 self._over(leaf, copy)
-        if queue and self._timer is None:
-            self._timer = self._loop.call_at(queue[0][0], self._fire)
+        self._timer = None  # Not before: what is sent meanwhile must not set one for those still in this loop.
+        self.arm()
 
     def stop(self) -> None:
         self._queue.clear()
@@ -179,7 +182,12 @@ class Scatter:
     """
 
     def __init__(
-        self, node: Node, request: ScatterRequest, policy: ScatterPolicy, on_end: Callable[[], None] | None
+        self,
+        node: Node,
+        request: ScatterRequest,
+        policy: ScatterPolicy,
+        on_end: Callable[[], None] | None,
+        take_in: Callable[[str, Partial], Partial] | None = None,
     ) -> None:
         self.partials: dict[str, Partial] = {}
         self.failures: dict[str, Exception] = {}
@@ -190,6 +198,7 @@ class Scatter:
         self._request = request
         self._policy = policy
         self._on_end = on_end
+        self._take_in = take_in
         self._loop = asyncio.get_running_loop()
         self._expiry: asyncio.TimerHandle | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -272,6 +281,12 @@ class Scatter:
             self._accept(id_, future.result())
 
     def _accept(self, id_: str, partial: Partial) -> None:
+        if self._take_in is not None:
+            try:
+                partial = self._take_in(id_, partial)
+            except MktsimError as error:
+                self.failures[id_] = error
+                return
         self.partials[id_] = partial
         if partial.failures:
             self.failures.update(partial.failures)
@@ -318,6 +333,10 @@ class Scatter:
             self._pumping = False
         if not self._open:
             self._end()
+        elif not self.is_over:
+            for delays in (self._hedges, self._timeouts):
+                if delays is not None:
+                    delays.arm()
 
     def _send(self, leaf: _Leaf, is_copy: bool) -> None:
         now_s, request, node, breaker = self._loop.time(), leaf.request, self._node, self._policy.breaker

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mktsim.fanout.guarantees import Shape
 from mktsim.fanout.policy import ScatterPolicy
 from mktsim.fanout.result import Coverage, QueryStats
+from mktsim.fanout.scanner import HAND_IN_SHARE
 from mktsim.fanout.scatter import Scatter, Target
 from mktsim.sql import Plan, Planner
 from mktsim.sql.lexer import PREFIX, read, tokens
@@ -87,6 +88,13 @@ def row_plan(planner: Planner, plan: Plan, values: tuple[Value, ...]) -> RowPlan
     end = max(place for place, (kind, piece) in enumerate(pieces) if kind == "word" and piece.upper() == "LIMIT")
     whole = replace(plan, gather="".join(piece for _, piece in pieces[:end]))
     return RowPlan(whole, limit if limit >= 0 else None, max(0, offset))
+
+
+def scattered_until(deadline: float | None, allow_partial: bool) -> float | None:
+    """Return when to stop waiting for vendors: early enough to gather, where what there is will do."""
+    if deadline is None or not allow_partial:
+        return deadline
+    return deadline - HAND_IN_SHARE * max(0.0, deadline - asyncio.get_running_loop().time())
 
 
 class RowStream:
@@ -165,9 +173,10 @@ class RowStream:
             self.columns = plan.columns
             if by_rows is not None:
                 allow_partial = self._options["allow_partial"]
-                request = coordinator._request(planner, plan, values, params, False, deadline, allow_partial, policy)
+                until = scattered_until(deadline, allow_partial)
+                request = coordinator._request(planner, plan, values, params, False, until, allow_partial, policy)
                 request = request.replace(combine=None)
-                flow = _Flow(coordinator, by_rows, values, request, policy, self._units(targets))
+                flow = _Flow(coordinator, by_rows, values, request, policy, self._units(targets), deadline)
                 try:
                     async with aclosing(flow.batches()) as batches:
                         async for batch in batches:
@@ -218,6 +227,7 @@ class _Flow:
         request: Any,
         policy: ScatterPolicy,
         units: Iterator[list[Target]],
+        deadline: float | None,
     ) -> None:
         self.asked = self.answered = self.shipped = self.calls = 0
         self.failures: dict[str, Exception] = {}
@@ -228,6 +238,8 @@ class _Flow:
         self._request = request
         self._policy = policy
         self._units = units
+        self._deadline = deadline
+        self._unix_ms = coordinator._unix_ms()
         self._under_way: deque[tuple[Scatter, list[Target]]] = deque()
 
     async def batches(self) -> AsyncGenerator[list[Row], None]:
@@ -263,7 +275,8 @@ class _Flow:
         self.calls += scatter.calls
         if failures:
             coordinator._judge(partials, failures, allow_partial)
-        batch = coordinator._engine.gather(self._by_rows.plan, coordinator._ordered(partials), self._values)
+        segments = coordinator._ordered(partials)
+        batch = coordinator._gather(self._by_rows.plan, segments, self._values, self._deadline, self._unix_ms)
         if failures:
             self._fail(failures, unit)
         self.answered += sum(partial.answered for partial in partials.values())

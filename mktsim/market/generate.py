@@ -1,16 +1,37 @@
-"""Generated marketplaces on disk."""
+"""Generated marketplaces on disk, up to millions of vendors.
+
+Theory of operation
+-------------------
+A vendor's rows depend on its number and the seed alone (`mktsim.market.catalogue`), so that the work can be cut as one
+likes. Each worker process has shard files of its own, which nobody else writes, and goes through all vendors in order
+of their numbers, range after range; it fills those of its shards. A range is a few seconds of work: what a progress bar
+shows. Until all is done, a file beside the market says what is being made, and nobody can open it.
+
+*Resuming.* A shard takes its vendors in the order of their ids, in transactions: what it lacks is what comes after its
+last. So the same call made again after a crash goes on where each shard stopped, and makes the same files' content.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from mktsim.errors import DuplicateError
+from mktsim.errors import DuplicateError, InvalidArgumentError, StorageError
 from mktsim.market.catalogue import catalogue
-from mktsim.market.layout import find_layout
+from mktsim.market.layout import UNFINISHED, Layout, find_layout
 from mktsim.market.nouns import SCHEMA
+from mktsim.storage.folder import replace_file
+
+#: Vendors from which a second process pays for its start.
+_WORTH_PROCESSES: Final = 20_000
+_RANGE: Final = 10_000
 
 
 def generate(
@@ -20,14 +41,17 @@ def generate(
     products: int,
     seed: int,
     shards: int | None = None,
+    workers: int | None = None,
     progress: bool = False,
 ) -> int:
     """Generate a packed marketplace that ``Marketplace.open(path)`` opens.
 
+    A call that was interrupted is resumed by the same call.
+
     Parameters
     ----------
     path : path
-        A new folder.
+        A new folder, or one in which the same call was interrupted.
     vendors : int
         How many.
     products : int
@@ -36,33 +60,118 @@ def generate(
         Equal seeds make equal marketplaces.
     shards : int, optional
         How many shard files; 8 when absent.
+    workers : int, optional
+        Processes, each of which writes shard files of its own; when absent one a core for 20,000 vendors or more, and
+        else this process alone.
     progress : bool
         Show a progress bar.
 
     Returns
     -------
     int
-        How many vendors were made.
+        How many vendors the marketplace has.
 
     Raises
     ------
-    InvalidArgumentError, StorageError
+    InvalidArgumentError
+        Also where another call was interrupted in this folder.
+    StorageError
+        The folder cannot be used, or the disk is full.
     DuplicateError
         The folder holds vendors already.
+
+    Examples
+    --------
+    >>> import asyncio, tempfile
+    >>> from mktsim.market import Marketplace
+    >>> async def counted(path):
+    ...     async with Marketplace.open(path) as market:
+    ...         return (await market.query("SELECT COUNT(*) FROM products")).rows
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     vendors = generate(f"{folder}/market", vendors=20, products=5, seed=1, shards=2)
+    ...     vendors, asyncio.run(counted(f"{folder}/market"))
+    (20, [(110,)])
     """
-    rows = catalogue(vendors=vendors, products=products, seed=seed)
+    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or not 1 <= workers <= 256):
+        raise InvalidArgumentError(f"workers is a whole number from 1 to 256, not {workers!r:.80}")
+    catalogue(vendors=vendors, products=products, seed=seed)  # Refuses what is out of range, before anything is made.
     folder = Path(path)
-    layout = find_layout(folder, store="packed", shards=shards, virtual_nodes=None)
+    layout = find_layout(folder, store="packed", shards=shards, virtual_nodes=None, unfinished=True)
+    _begin(folder, layout, {"vendors": vendors, "products": products, "seed": seed})
+    if workers is None:
+        workers = (os.cpu_count() or 1) if vendors >= _WORTH_PROCESSES else 1
+    groups = [layout.map().shards[place::workers] for place in range(min(workers, layout.shards))]
+    steps = [(first, min(_RANGE, vendors - first)) for first in range(0, vendors, _RANGE)]
+    with ExitStack() as stack:
+        made = _bar(stack, vendors, progress)
+        if len(groups) == 1:
+            for first, count in steps:
+                made(_fill(folder, layout, groups[0], first, count, products, seed))
+        else:
+            context = multiprocessing.get_context("spawn")
+            # One process a group, so that a shard file has one writer and its caches stay where they are.
+            pools: list[Executor] = [stack.enter_context(ProcessPoolExecutor(1, mp_context=context)) for _ in groups]
+            stack.callback(_cancel, pools)
+            waiting: list[Future[int]] = [
+                pool.submit(_fill, folder, layout, group, first, count, products, seed)
+                for first, count in steps
+                for pool, group in zip(pools, groups, strict=True)
+            ]
+            for future in waiting:
+                made(future.result())
+    (folder / UNFINISHED).unlink()
+    return vendors
 
-    def owned() -> Iterator[tuple[str, dict[str, list[Any]]]]:
-        for vendor_id, tables in rows:
-            yield vendor_id, {"_vendor": [(vendor_id, 0)], **tables}
 
-    with layout.open_vendors(folder, SCHEMA, layout.ring().get_node) as store:
+def _begin(folder: Path, layout: Layout, wanted: dict[str, int]) -> None:
+    """Mark the market as unfinished, or check that it is this call that is resumed."""
+    mark = folder / UNFINISHED
+    if mark.exists():
+        try:
+            found = json.loads(mark.read_bytes())
+        except (OSError, ValueError) as error:
+            raise StorageError(f"{str(mark)!r:.300} cannot be read: {error}") from error
+        if found != wanted:
+            raise InvalidArgumentError(
+                f"in {str(folder)!r:.300} {found} was interrupted: make the same call again, or choose a new folder"
+            )
+        return
+    with layout.open_vendors(folder, SCHEMA, layout.map().shard_of) as store:
         if len(store):
             raise DuplicateError(f"{str(folder)!r:.300} holds {len(store)} vendors already: choose a new folder")
-        if not progress:
-            return store.create_many(owned())
-        from tqdm.auto import tqdm
+    replace_file(mark, json.dumps(wanted).encode(), folder / f"{UNFINISHED}.draft")
 
-        return store.create_many(tqdm(owned(), total=vendors, unit=" vendors", unit_scale=True))
+
+def _bar(stack: ExitStack, vendors: int, progress: bool) -> Callable[[int], object]:
+    if not progress:
+        return lambda count: None
+    from tqdm.auto import tqdm
+
+    bar = stack.enter_context(tqdm(total=vendors, unit=" vendors", unit_scale=True))
+    return lambda count: bar.update(count)
+
+
+def _cancel(pools: Sequence[Executor]) -> None:
+    for pool in pools:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _fill(folder: Path, layout: Layout, group: Sequence[str], first: int, count: int, products: int, seed: int) -> int:
+    """Make those vendors of a range that belong to a group of shards; return how many there are of them."""
+    locate = layout.map().shard_of
+    mine = frozenset(group)
+    seen = 0
+
+    def owned() -> Iterator[tuple[str, dict[str, list[Any]]]]:
+        nonlocal seen
+        for vendor_id, tables in catalogue(vendors=count, products=products, seed=seed, first=first):
+            shard = locate(vendor_id)
+            if shard in mine:
+                seen += 1
+                if vendor_id > last[shard]:
+                    yield vendor_id, {"_vendor": [(vendor_id, 0)], **tables}
+
+    with layout.open_vendors(folder, SCHEMA, locate) as store:
+        last = {shard: store.last_vendor_id(shard) for shard in group}  # type: ignore[attr-defined]
+        store.create_many(owned())
+    return seen

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from mktsim.errors import InvalidArgumentError, SchemaMismatchError, StorageError
 from mktsim.fanout import prepare
+from mktsim.market.placing import ShardMap, numbered
 from mktsim.placement import ConsistentHashRing
 from mktsim.sql.schema import Schema
 from mktsim.storage import Migration, VendorStore, open_store
+from mktsim.storage.folder import replace_file
+from mktsim.storage.guards import named_errors
 
 _FILE: Final = "market.json"
+#: A file that is there while the market is being generated.
+UNFINISHED: Final = "generation.json"
 _STORES: Final = ("memory", "directory", "packed")
-_MAX_SHARDS: Final = 10_000
+#: How many shards a marketplace has at most.
+MOST_SHARDS: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,24 +36,38 @@ class Layout:
     shards : int
         How many shards the vendors are spread over.
     virtual_nodes : int
-        Tokens of each shard on the ring.
+        Tokens of each node on the ring.
+    nodes : tuple of str
+        The ring's nodes, where they are not ``shard-0``, ``shard-1`` and so on, each of them a shard.
+    slices : mapping of str to tuple of str
+        See :class:`~mktsim.market.placing.ShardMap`.
     """
 
     store: str
     shards: int
     virtual_nodes: int
+    nodes: tuple[str, ...] = ()
+    slices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def ring(self) -> ConsistentHashRing:
-        """Return the ring of the shards, whose names are ``shard-0`` and so on."""
-        return ConsistentHashRing(
-            (f"shard-{number}" for number in range(self.shards)), virtual_nodes=self.virtual_nodes
-        )
+        """Return the ring."""
+        return self.map().ring
+
+    def map(self) -> ShardMap:
+        """Return which shard a vendor belongs to."""
+        return ShardMap(self.nodes or numbered(self.shards), self.virtual_nodes, self.slices)
+
+    def placed_by(self, shard_map: ShardMap) -> Layout:
+        """Return the layout with another map."""
+        count = len(shard_map.shards)
+        nodes = () if shard_map.nodes == numbered(count) and not shard_map.slices else shard_map.nodes
+        return replace(self, shards=count, nodes=nodes, slices=shard_map.slices)
 
     def open_vendors(
         self, path: Path | None, schema: Schema, locate: Callable[[str], str], migration: Migration | None = None
     ) -> VendorStore:
         """Open the vendors' store below `path`."""
-        names = [f"shard-{number}" for number in range(self.shards)]
+        names = self.map().shards
         folder = None if path is None else path / "vendors"
         return open_store(self.store, folder, schema, shards=names, locate=locate, setup=prepare, migration=migration)
 
@@ -58,7 +77,9 @@ class Layout:
         return open_store(kind, path and path / "system", schema, shards=["system"], locate=lambda _: "system")
 
 
-def find_layout(path: Path | None, *, store: str | None, shards: int | None, virtual_nodes: int | None) -> Layout:
+def find_layout(
+    path: Path | None, *, store: str | None, shards: int | None, virtual_nodes: int | None, unfinished: bool = False
+) -> Layout:
     """Return the layout of what is at `path`, or make it; arguments left out are taken from there.
 
     Raises
@@ -68,13 +89,13 @@ def find_layout(path: Path | None, *, store: str | None, shards: int | None, vir
     SchemaMismatchError
         The marketplace at `path` has another kind of store, or other numbers.
     StorageError
-        `path` cannot be used.
+        `path` cannot be used, or, unless `unfinished` markets are wanted, is still being generated.
     """
     for name, value in (("shards", shards), ("virtual_nodes", virtual_nodes)):
         if value is not None and (
-            isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MAX_SHARDS
+            isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_SHARDS
         ):
-            raise InvalidArgumentError(f"{name} is a whole number from 1 to {_MAX_SHARDS}, not {value!r:.80}")
+            raise InvalidArgumentError(f"{name} is a whole number from 1 to {MOST_SHARDS}, not {value!r:.80}")
     if store is not None and store not in _STORES:
         raise InvalidArgumentError(f"store is one of {', '.join(_STORES)}, not {store!r:.80}")
     if path is None:
@@ -84,20 +105,20 @@ def find_layout(path: Path | None, *, store: str | None, shards: int | None, vir
     if store == "memory":
         raise InvalidArgumentError("a memory store has no path: leave it out, or choose directory or packed")
     try:
-        found = json.loads((path / _FILE).read_text("utf-8")) if (path / _FILE).exists() else None
-        layout = (
-            None if found is None else Layout(str(found["store"]), int(found["shards"]), int(found["virtual_nodes"]))
-        )
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        layout = _read(path / _FILE) if (path / _FILE).exists() else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise StorageError(f"{str(path / _FILE)!r:.300} cannot be read: {error}") from error
+    if not unfinished and (path / UNFINISHED).exists():
+        raise StorageError(f"the generation of {str(path)!r:.300} was not finished: call generate() again as before")
     if layout is None:
         layout = Layout(store or "packed", shards or 8, virtual_nodes or 150)
         _write(path, layout)
     asked = {"store": store, "shards": shards, "virtual_nodes": virtual_nodes}
-    for name, there in asdict(layout).items():
-        if asked[name] not in (None, there):
+    for name, wanted in asked.items():
+        there = getattr(layout, name)
+        if wanted not in (None, there):
             raise SchemaMismatchError(
-                f"the marketplace at {str(path)!r:.300} has {name}={there!r}, not {asked[name]!r}: leave it out"
+                f"the marketplace at {str(path)!r:.300} has {name}={there!r}, not {wanted!r}: leave it out"
             )
     return layout
 
@@ -108,13 +129,31 @@ def _write(path: Path, layout: Layout) -> None:
         path.mkdir(parents=True, exist_ok=True)
         if any(entry.name != f"{_FILE}.draft" for entry in path.iterdir()):
             raise StorageError(f"{str(path)!r:.300} is not empty and holds no {_FILE}: choose a new folder")
-        draft = path / f"{_FILE}.draft"
-        with draft.open("w", encoding="utf-8") as file:
-            json.dump(asdict(layout), file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path / _FILE)
+        rewrite(path, layout)
     except StorageError:
         raise
     except (OSError, ValueError) as error:
         raise StorageError(f"no marketplace can be made at {str(path)!r:.300}: {error}") from error
+
+
+def rewrite(path: Path, layout: Layout) -> None:
+    """Replace the layout of what is at `path`, whole or not at all.
+
+    Raises
+    ------
+    StorageError
+        The file cannot be written.
+    """
+    facts: dict[str, Any] = {"store": layout.store, "shards": layout.shards, "virtual_nodes": layout.virtual_nodes}
+    if layout.nodes or layout.slices:  # A program that knows only numbered shards must not take these for such.
+        facts["shards"] = layout.map().to_dict()
+    with named_errors(str(path)[:300]):
+        replace_file(path / _FILE, json.dumps(facts, indent=2).encode(), path / f"{_FILE}.draft")
+
+
+def _read(path: Path) -> Layout:
+    found = json.loads(path.read_text("utf-8"))
+    store, shards, virtual_nodes = str(found["store"]), found["shards"], int(found["virtual_nodes"])
+    if not isinstance(shards, dict):
+        return Layout(store, int(shards), virtual_nodes)
+    return Layout(store, 0, virtual_nodes).placed_by(ShardMap.from_dict(shards))

@@ -19,22 +19,22 @@ from pathlib import Path
 from typing import Any
 
 from mktsim.errors import InvalidArgumentError, NotCallableError, OrderError
-from mktsim.fanout import Explanation, QueryCoordinator, QueryResult, store_scanners
+from mktsim.fanout import Explanation, QueryCoordinator, QueryResult, RowStream, ScatterPolicy, store_scanners
+from mktsim.market.administration import Administration
 from mktsim.market.cart import Cart
 from mktsim.market.layout import Layout, find_layout
 from mktsim.market.listening import VendorStub
 from mktsim.market.nouns import NOUNS
 from mktsim.market.opening import Opening
 from mktsim.market.orders import commission_of
+from mktsim.market.rebalance import Rebalancer, Sharding
 from mktsim.market.routing import OrderRouter
 from mktsim.market.search import SearchPage, search
 from mktsim.market.system import SYSTEM_SCHEMA, MarketObject
-from mktsim.market.upkeep import DeletionProof, check_deletable, delete_vendor, export_vendor, import_vendor
 from mktsim.market.vendor import VendorObject
 from mktsim.network import InProcessNetwork, Network
-from mktsim.objects import Caller, DurableObject, Event, ObjectHost, Subscriptions, object_schema
-from mktsim.objects.context import Delivery
-from mktsim.objects.events import EventHandler, EventMessage
+from mktsim.objects import Caller, DurableObject, ObjectHost, Subscriptions, object_schema
+from mktsim.objects.events import EventMessage
 from mktsim.objects.ledger import FixedLedger, StoreLedger
 from mktsim.objects.log import EventLog
 from mktsim.sql.schema import Schema
@@ -43,7 +43,7 @@ from mktsim.storage.guards import check_vendor_id
 from mktsim.streams import Streams
 
 
-class Marketplace:
+class Marketplace(Administration, Sharding):
     """Vendors behind one address; made by :meth:`open` or :meth:`from_frames`.
 
     Attributes
@@ -84,20 +84,19 @@ class Marketplace:
         streams = Streams(seed)
         self.on = Subscriptions()
         self._path = path
-        self._layout = layout
         self._fill = fill
         self._network: Network = network if network is not None else InProcessNetwork()
         self._schema = schema
         self._closers: list[Callable[[], Any]] = []
         try:
-            self.ring = layout.ring()
-            self._vendors = layout.open_vendors(path, schema, self.ring.get_node, migration)
+            shard_map = layout.map()
+            self._vendors = layout.open_vendors(path, schema, shard_map.shard_of, migration)
             self._closers.append(self._vendors.close)
             system = layout.open_system(path, SYSTEM_SCHEMA)
             self._closers.append(system.close)
             self._log = EventLog(system, "log")
             self._coordinator = QueryCoordinator(
-                store_scanners(self._vendors, executor=executor), ring=self.ring, schema=schema, network=self._network
+                store_scanners(self._vendors, executor=executor), schema=schema, network=self._network, clock=clock
             )
             self._closers.append(self._coordinator.close)
             self._host = ObjectHost(
@@ -109,6 +108,7 @@ class Marketplace:
                 streams=streams,
                 ledger=StoreLedger(system, "ledger"),
                 clock=clock,
+                first_serial=lambda id: self._log.last(f"vendor/{id}"),
             )
             self._closers.append(self._host.close)
             self._system_host = ObjectHost(
@@ -130,6 +130,10 @@ class Marketplace:
             self._closers.append(lambda: self._network.unregister("market"))
             self.calls = Caller(self._network, "market")
             self._closers.append(self.calls.drain)
+            self._rebalancer = Rebalancer(
+                self._vendors, self._host, self._coordinator, layout=layout, path=path, executor=executor
+            )
+            self._closers.append(self._rebalancer.close)
         except BaseException:
             for close in reversed(self._closers[:3]):  # those that need no event loop; nothing else has begun
                 close()
@@ -287,12 +291,29 @@ class Marketplace:
         shard_key: str | None = None,
         allow_partial: bool = False,
         deadline_s: float | None = None,
+        policy: ScatterPolicy | None = None,
     ) -> QueryResult:
         """Run one SELECT over all vendors, exactly; see :meth:`mktsim.fanout.QueryCoordinator.query`."""
         self._vendors.migrate()  # worker processes scan files, and do not write to them
         return await self._coordinator.query(
-            sql, params, shard_key=shard_key, allow_partial=allow_partial, deadline_s=deadline_s
+            sql, params, shard_key=shard_key, allow_partial=allow_partial, deadline_s=deadline_s, policy=policy
         )
+
+    def stream(
+        self,
+        sql: str,
+        params: Any = (),
+        *,
+        allow_partial: bool = False,
+        deadline_s: float | None = None,
+        policy: ScatterPolicy | None = None,
+    ) -> RowStream:
+        """Run one SELECT over all vendors row by row: ``async for row in market.stream(sql)``, each row a dict.
+
+        Leaving the loop early asks no further vendor; see :meth:`mktsim.fanout.QueryCoordinator.stream`.
+        """
+        self._vendors.migrate()
+        return self._coordinator.stream(sql, params, allow_partial=allow_partial, deadline_s=deadline_s, policy=policy)
 
     def explain(self, sql: str, params: Any = ()) -> Explanation:
         """Say how a statement would be answered; see :meth:`mktsim.fanout.QueryCoordinator.explain`."""
@@ -360,99 +381,6 @@ class Marketplace:
         sql = "SELECT account, SUM(amount) FROM entries WHERE account IS NOT NULL GROUP BY account ORDER BY account"
         return {str(account): int(amount) for account, amount in (await self.query(sql)).rows}
 
-    def events(self, name: str | None = None, *, since: int = 0, limit: int = 500) -> list[Event]:
-        """Return events of the log after an offset, in order, of one name or of all."""
-        return self._log.read(after=since, name=name, limit=limit)
-
-    async def subscribe(self, subscriber: str, name: str, handler: EventHandler, *, since: int = 0) -> int:
-        """Hear the logged events of a name after an offset, then those to come; return how many were replayed.
-
-        Parameters
-        ----------
-        subscriber : str
-            A name of your own: what a replay calls through stubs happens once per subscriber and event, however often
-            it is replayed.
-        name : str
-            ``"Order.placed"``.
-        handler : callable
-            Takes the :class:`~mktsim.objects.Event`.
-        since : int
-            The offset to begin after.
-        """
-        seen, replayed = since, 0
-        while events := self._log.read(after=seen, name=name):
-            for event in events:
-                await self.on.run(handler, event, Delivery(f"log/{subscriber}", event.offset, 0, "0"))
-                seen, replayed = event.offset, replayed + 1
-
-        def live(event: Event) -> Any:
-            return handler(event) if event.offset > seen else None
-
-        self.on.add(name, live)
-        return replayed
-
-    def migrate(self, *, progress: bool = False) -> int:
-        """Bring every vendor to the vendor class's version now, and return how many were not; see `VendorStore`."""
-        return self._vendors.migrate(progress=progress)
-
-    def export_vendor(self, vendor_id: str, path: str | PathLike[str]) -> int:
-        """Write a vendor's database, its integrity checked, as a SQLite file; return its size in bytes."""
-        return export_vendor(self._vendors, vendor_id, path)
-
-    def import_vendor(self, path: str | PathLike[str]) -> str:
-        """Add the vendor of an exported file and return its id.
-
-        Raises
-        ------
-        CorruptImageError, SchemaMismatchError, StorageError
-            The file is damaged, of another schema or encoding, or holds another vendor's rows; nothing was added.
-        DuplicateError
-            The vendor exists.
-        """
-        return import_vendor(self._vendors, path)
-
-    async def delete_vendor(self, vendor_id: str) -> DeletionProof:
-        """Delete a vendor and prove that its files are clean of it; the log keeps what it announced.
-
-        Raises
-        ------
-        OrderError
-            It has events that are not delivered, orders in flight, or money that is not paid out.
-        """
-        await self.idle()
-        await self._host.retire(vendor_id, check_deletable)
-        return delete_vendor(self._vendors, vendor_id)
-
-    def dead_letters(self) -> list[dict[str, Any]]:
-        """Return the events that could not be delivered: sender, seq, event, data and error of each."""
-        return [
-            {**letter, "sender": prefix + letter["sender"]}
-            for prefix, host in self._hosts().items()
-            for letter in host.dead_letters()
-        ]
-
-    async def replay(self, sender: str, seq: int) -> None:
-        """Try a dead letter again, named by its `sender` and `seq`.
-
-        Raises
-        ------
-        InvalidArgumentError
-            There is no such dead letter.
-        """
-        for prefix, host in self._hosts().items():
-            if isinstance(sender, str) and sender.startswith(prefix):
-                return await host.replay(sender.removeprefix(prefix), seq)
-        raise InvalidArgumentError(f"no sender {sender!r:.80}: dead_letters() lists them")
-
-    async def idle(self) -> None:
-        """Wait until every call is answered and every event delivered or dead."""
-        while True:
-            await self.calls.drain()
-            for host in self._hosts().values():
-                await host.pump.idle()
-            if not self.calls.busy and not any(host.pump.busy for host in self._hosts().values()):
-                return
-
     async def close(self) -> None:
         """Send and answer what is recorded, stop delivering, close the files; calling it again does nothing."""
         self._router.give_up()
@@ -465,14 +393,15 @@ class Marketplace:
     def __repr__(self) -> str:
         if not self._closers:
             return "<Marketplace closed>"
-        return f"<Marketplace {len(self._vendors)} vendors, {self._layout.shards} shards, {self._layout.store}>"
+        layout = self._rebalancer.layout
+        return f"<Marketplace {len(self._vendors)} vendors, {layout.shards} shards, {layout.store}>"
 
     def _repr_html_(self) -> str:
         facts = {
-            "store": self._layout.store,
+            "store": self._rebalancer.layout.store,
             "path": str(self._path) if self._path is not None else "in memory",
             "vendors": f"{len(self._vendors):,}" if self._closers else "closed",
-            "shards": f"{self._layout.shards} x {self._layout.virtual_nodes} virtual nodes",
+            "shards": f"{self._rebalancer.layout.shards} x {self._rebalancer.layout.virtual_nodes} virtual nodes",
         }
         rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in facts.items())
         return f"<table><caption>Marketplace</caption>{rows}</table>"
@@ -483,15 +412,13 @@ class Marketplace:
         self._router.run = await self._own.begin()
         self._system_host.resume()
         self._host.resume()
-
-    def _hosts(self) -> dict[str, ObjectHost]:
-        return {"vendor/": self._host, "system/": self._system_host}
+        self._rebalancer.resume()
 
     async def _serve(self, _address: str, message: Any) -> None:
         if not isinstance(message, EventMessage):
             raise NotCallableError("the market takes events only: call its vendors")
-        message.content()  # what is malformed does not enter the log
-        await self.on.deliver(message, await self._log.append(message))
+        content = message.content()  # what is malformed does not enter the log
+        await self.on.deliver(message, await self._log.append(message), content)
 
 
 def _folder(path: str | PathLike[str] | None) -> Path | None:

@@ -26,6 +26,8 @@ Product: Final = noun(
         "stock": "INTEGER",
         "createdAt": "TEXT",
     },
+    summarised=("price", "rating", "stock"),
+    grouped_by="category",
 )
 
 #: What a customer says about a product; `stars` from 1 to 5.

@@ -82,8 +82,9 @@ class Orders(Stock):
         if known is not None:
             return {**known, "reason": None}
         total_minor, wanted, reason = self._priced(given["orderId"], given["items"])
-        if self.status() != "active":
-            reason = f"the vendor is {self.status()!s}"
+        vendor_status = self.status()
+        if vendor_status != "active":
+            reason = f"the vendor is {vendor_status!s}"
         if reason is None:
             for product_id, quantity in wanted.items():
                 self._take(product_id, quantity)
@@ -251,9 +252,11 @@ class Orders(Stock):
 
     def _book(self, subject: str, kind: str, amounts: Mapping[str, int]) -> None:
         assert sum(amounts.values()) == 0, f"{kind} of {subject} does not balance: {dict(amounts)}"
-        for account, amount in amounts.items():
-            if amount:
-                self._journal(kind, subject, account=account, amount=amount)
+        moved = [(account, amount) for account, amount in amounts.items() if amount]
+        self.things.create_many(
+            Entry,
+            [{"kind": kind, "subject": subject, "account": account, "amount": amount} for account, amount in moved],
+        )
 
 
 def checked_rate(commission_bp: Any) -> int:

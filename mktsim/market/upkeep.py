@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -62,8 +63,13 @@ def export_vendor(store: VendorStore, vendor_id: str, path: str | PathLike[str])
     return len(image)
 
 
-def import_vendor(store: VendorStore, path: str | PathLike[str]) -> str:
-    """Add the vendor of an exported file, its integrity, schema and ownership checked; return its id."""
+def import_vendor(store: VendorStore, path: str | PathLike[str], last_serial: Callable[[str], int]) -> str:
+    """Add the vendor of an exported file, its integrity, schema and ownership checked; return its id.
+
+    `last_serial` says which number the vendor's events had come to here. Its next ones bear higher numbers, though the
+    file be older, for receivers would take an event whose number they know for a copy; and those up to it that the file
+    has still to deliver were delivered before the vendor was deleted.
+    """
     try:
         image = Path(path).read_bytes()
     except (OSError, ValueError) as error:
@@ -79,6 +85,10 @@ def import_vendor(store: VendorStore, path: str | PathLike[str]) -> str:
                 foreign = connection.execute(f'SELECT 1 FROM "{table}" WHERE vendorId IS NOT ? LIMIT 1', (ids[0],))
                 if foreign.fetchone() is not None:
                     raise CorruptImageError(f"{str(path)!r:.300} holds rows of another vendor", vendor_id=ids[0])
+        last = last_serial(ids[0])
+        connection.execute("UPDATE _vendor SET serial = MAX(serial, ?)", (last,))
+        connection.execute("DELETE FROM _outbox WHERE seq <= ?", (last,))
+        adopted = connection.serialize("main")
     finally:
         connection.close(True)
     if ids[0] in store:

@@ -190,10 +190,12 @@ def apply(step: Step, target: object, args: Sequence[Any], kwargs: dict[str, Any
     if not is_method:
         raise NotCallableError(f"{name!r} of {type(target).__name__} is no method: read it without calling it")
     method = getattr(target, name)
-    try:
-        _signature(found).bind(target, *args, **kwargs)
-    except TypeError as error:
-        raise InvalidArgumentError(f"{type(target).__name__}.{name}: {error}") from None
+    least, most = _arity(found)
+    if kwargs or not least <= len(args) + 1 <= most:
+        try:
+            inspect.signature(found).bind(target, *args, **kwargs)
+        except TypeError as error:
+            raise InvalidArgumentError(f"{type(target).__name__}.{name}: {error}") from None
     return method(*args, **kwargs)
 
 
@@ -243,8 +245,12 @@ def _is_exposed(member: object) -> bool:
 
 
 @lru_cache(maxsize=1_000)
-def _signature(function: Callable[..., Any]) -> inspect.Signature:
-    return inspect.signature(function)
+def _arity(function: Callable[..., Any]) -> tuple[int, int]:
+    """Return how few and how many positional arguments alone certainly fit."""
+    parameters = inspect.signature(function).parameters.values()
+    plain = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    needs_names = any(each.kind == each.KEYWORD_ONLY and each.default is each.empty for each in parameters)
+    return (1, 0) if needs_names else (sum(each.default is each.empty for each in plain), len(plain))
 
 
 @lru_cache(maxsize=1_000)

@@ -39,11 +39,27 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """An event on its way into the outbox."""
+    """An event on its way into the outbox.
+
+    Attributes
+    ----------
+    lane : str
+        The `vendorId` in its data: events of one lane are delivered in order.
+    """
 
     seq: int
     event: str
     data: str
+    lane: str
+
+    @classmethod
+    def read(cls, seq: int, event: str, data: str) -> Sent:
+        """Return an event as the outbox keeps it."""
+        return cls(seq, event, data, _lane(json.loads(data)))
+
+
+def _lane(data: Mapping[str, Any]) -> str:
+    return str(data.get("vendorId", ""))
 
 
 class DurableObject(Receiver):
@@ -66,6 +82,18 @@ class DurableObject(Receiver):
     -----
     What a method keeps in attributes of `self` is a cache: it is gone when the object is evicted or the process ends,
     and it is not undone when a request fails. What must last belongs in the database.
+
+    Examples
+    --------
+    >>> import asyncio
+    >>> from mktsim.objects import exposed, noun
+    >>> class Shop(DurableObject):
+    ...     nouns = (noun("Note", {"text": "TEXT"}),)
+    ...
+    ...     @exposed
+    ...     def note(self, text):
+    ...         self.things.create("Note", {"text": text})
+    ...         return self.sql("SELECT COUNT(*) AS notes FROM notes")
     """
 
     nouns: ClassVar[tuple[Noun, ...]] = ()
@@ -81,6 +109,16 @@ class DurableObject(Receiver):
         self._sent: list[Sent] = []
         self._alarm_changed = False
         self._now_s = 0.0
+        self._now = ""
+        self._serial: int | None = None
+
+    def _begin(self, now_s: float) -> None:
+        """Forget the request before; the host calls this at the start of each."""
+        self._now_s = now_s
+        self._now = ""
+        self._sent = []
+        self._alarm_changed = False
+        self._serial = None
 
     @property
     def id(self) -> str:
@@ -104,7 +142,9 @@ class DurableObject(Receiver):
 
     def now(self) -> str:
         """Return when this request began, as ISO 8601 in UTC."""
-        return (_EPOCH + timedelta(seconds=self._now_s)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        if not self._now:
+            self._now = (_EPOCH + timedelta(seconds=self._now_s)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        return self._now
 
     def set_alarm(self, at_s: float | None) -> None:
         """Have :meth:`alarm` called at a time of the host's clock, or not at all; it replaces the alarm set before.
@@ -133,7 +173,10 @@ class DurableObject(Receiver):
 
     def next_serial(self) -> int:
         """Return a number that this object never gave out before and, if the request commits, never will again."""
-        return int(self._sql.platform("UPDATE _vendor SET serial = serial + 1 RETURNING serial")[0][0])  # type: ignore[arg-type]
+        if self._serial is None:  # the host writes it back at the end of the request
+            self._serial = int(self._sql.platform("SELECT serial FROM _vendor")[0][0])  # type: ignore[arg-type]
+        self._serial += 1
+        return self._serial
 
     def send(self, event: str, data: Mapping[str, Any]) -> int:
         """Announce that something happened: durable if this request commits, nothing at all if it does not.
@@ -163,7 +206,7 @@ class DurableObject(Receiver):
             text = json.dumps(dict(data), allow_nan=False, ensure_ascii=True)
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidArgumentError(f"the data of {event} must be JSON: {error}") from None
-        sent = Sent(self.next_serial(), event, text)
+        sent = Sent(self.next_serial(), event, text, _lane(data))
         self._sent.append(sent)
         return sent.seq
 

@@ -135,15 +135,18 @@ class Subscriptions:
         """Return the handlers of an event in the order in which they subscribed."""
         return tuple(self._handlers.get(name, ()))
 
-    async def deliver(self, message: EventMessage, offset: int = 0) -> None:
+    async def deliver(self, message: EventMessage, offset: int = 0, content: dict[str, Any] | None = None) -> None:
         """Run every handler of an event, one after the other; an error of one stops the delivery.
+
+        `content` is the message's own, where the caller has read it already.
 
         Raises
         ------
         InvalidArgumentError
             The event is malformed.
         """
-        event = Event(f"{message.sender}#{message.seq}", message.name, message.content(), message.sender, offset)
+        data = message.content() if content is None else content
+        event = Event(f"{message.sender}#{message.seq}", message.name, data, message.sender, offset)
         with deadline_at(message.deadline_s):
             for number, handler in enumerate(self.handlers(message.name)):
                 await self.run(handler, event, Delivery(message.sender, message.seq, message.settled, str(number)))

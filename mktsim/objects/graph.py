@@ -54,6 +54,7 @@ class Node:
         "address",
         "args",
         "awaited",
+        "builds_on",
         "caller",
         "chain",
         "consumed",
@@ -100,13 +101,13 @@ class Node:
         self.chain = current_chain.get()
         self.delivery = current_delivery.get()
         self.deadline_s = current_deadline.get()
-        self.depth: int = 1 + max((node.depth for node in self.builds_on()), default=0)
+        #: The parent and the promises among the arguments.
+        self.builds_on: list[Node] = [] if parent is None else [parent]
+        if args or kwargs:
+            self.builds_on += promises_in((args, self.kwargs))
+        self.depth: int = 1 + max((node.depth for node in self.builds_on), default=0)
         if self.depth > _MAX_DEPTH:
             raise InvalidArgumentError(f"a chain of more than {_MAX_DEPTH} calls: await one of them in between")
-
-    def builds_on(self) -> list[Node]:
-        """Return the parent and the promises among the arguments."""
-        return ([self.parent] if self.parent else []) + promises_in((self.args, self.kwargs))
 
     @property
     def wanted(self) -> bool:
@@ -183,7 +184,7 @@ class Batch:
         """Collect the steps to send for `node`, parents first; return the first that must be answered before."""
         if id(node) in self._numbers or node in needed:
             return None
-        for other in node.builds_on():
+        for other in node.builds_on:
             if other.kind == "root":
                 continue
             if other.outcome is None:
@@ -199,7 +200,7 @@ class Batch:
             blocked = self._blocker(other, needed)
             if blocked is not None:
                 return blocked
-        failed = next((other.outcome for other in node.builds_on() if other.outcome and other.outcome.error), None)
+        failed = next((other.outcome for other in node.builds_on if other.outcome and other.outcome.error), None)
         parent = node.parent
         if failed is not None:
             node.settle(Outcome(error=failed.error))
@@ -214,8 +215,10 @@ class Batch:
             return
         parent = node.parent
         target = SELF if parent is None or parent.kind == "root" else self._numbers[id(parent)]
-        args = tuple(self._encoded(each) for each in node.args)
-        kwargs = {name: self._encoded(each) for name, each in node.kwargs.items()}
+        args, kwargs = node.args, node.kwargs
+        if len(node.builds_on) > 1:
+            args = tuple(self._encoded(each) for each in args)
+            kwargs = {name: self._encoded(each) for name, each in kwargs.items()}
         assert node.kind != "root"
         self._numbers[id(node)] = len(self.steps)
         self.steps.append(Step(node.kind, target, node.name, args, kwargs, node.wanted))
@@ -246,10 +249,19 @@ def _locally(node: Node, value: Any) -> Outcome:
 
 def promises_in(value: Any) -> list[Node]:
     """Return the nodes of the promises in nested lists, tuples and dicts."""
+    found: list[Node] = []
+    _collect(value, found)
+    return found
+
+
+def _collect(value: Any, found: list[Node]) -> None:
+    if isinstance(value, str):  # what most arguments are
+        return
     if isinstance(value, Promise):
-        return [value._node]
-    if isinstance(value, list | tuple):
-        return [node for each in value for node in promises_in(each)]
-    if isinstance(value, dict):
-        return [node for each in value.values() for node in promises_in(each)]
-    return []
+        found.append(value._node)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            _collect(each, found)
+    elif isinstance(value, dict):
+        for each in value.values():
+            _collect(each, found)

@@ -36,7 +36,8 @@ class _Joined:
 class GroupCommit:
     """Flushes a store at the loop's next tick, and tells everybody who joined what became of it.
 
-    Where the store makes no groups, a request is on disk when it joins.
+    Requests that await nothing run through within a tick, and so join together, those of one object too. Where the
+    store makes no groups, a request is on disk when it joins.
     """
 
     def __init__(self, store: VendorStore, ledger: Ledger) -> None:
@@ -44,9 +45,9 @@ class GroupCommit:
         self._ledger = ledger
         self._joined: list[_Joined] = []
 
-    def before_commit(self, id: str, marked: bool) -> None:
+    def before_commit(self, id: str, marked: bool, *, joining: bool) -> None:
         """Enter an object into the ledger now where its commit will not wait for a flush."""
-        if marked and not self._store.groups:
+        if marked and not (joining and self._store.groups):
             self._ledger.mark((id,))
 
     def join(
@@ -84,8 +85,8 @@ class GroupCommit:
         try:
             self._ledger.mark({each.id for each in joined if each.marked})
             lost = self._store.flush()
-        except StorageError as error:
-            failure = error
+        except Exception as error:  # whatever it is, nobody may be left waiting
+            failure = error if isinstance(error, StorageError) else StorageError(f"a commit failed: {error!r:.200}")
             self._store.discard()
         for each in joined:
             reason = failure or lost.get(each.id)

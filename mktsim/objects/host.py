@@ -27,7 +27,8 @@ import asyncio
 import json
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,7 +46,7 @@ from mktsim.objects.calls import SELF, CallMessage, Outcome
 from mktsim.objects.context import Delivery, current_chain, current_deadline, current_delivery
 from mktsim.objects.durable import DurableObject, Sent
 from mktsim.objects.group import GroupCommit, Ledger
-from mktsim.objects.outbox import Pump, RetryPolicy
+from mktsim.objects.outbox import Fates, Pump, RetryPolicy
 from mktsim.objects.request import UndoneError, answer
 from mktsim.sqlite import Connection
 from mktsim.storage import VendorStore
@@ -92,6 +93,8 @@ class ObjectHost:
         Of event deliveries, and of alarms that fail.
     on_dead : callable, optional
         Told when an event becomes a dead letter.
+    first_serial : callable, optional
+        The serial number after which a new object of an id begins; above what one of that id, deleted since, gave out.
     """
 
     def __init__(
@@ -109,8 +112,10 @@ class ObjectHost:
         active_limit: int = 10_000,
         policy: RetryPolicy | None = None,
         on_dead: Callable[[str, Sent, Exception], None] | None = None,
+        first_serial: Callable[[str], int] = lambda _id: 0,
     ) -> None:
         self.store = store
+        self._first_serial = first_serial
         self._network = network
         self._factory = factory
         self._prefix = prefix
@@ -153,7 +158,7 @@ class ObjectHost:
             if not rows and alarm_s is None:
                 self._ledger.clear(id)
                 continue
-            alive = [Sent(seq, event, data) for seq, event, data, error in rows if error is None]
+            alive = [Sent.read(seq, event, data) for seq, event, data, error in rows if error is None]
             self.pump.push(id, alive, dead=[row[0] for row in rows if row[3] is not None])
             self._left_s[id] = alarm_s
             self._found += len(alive)
@@ -196,7 +201,32 @@ class ObjectHost:
                 rows: list[tuple[Any, ...]] = connection.execute(statement, (seq,)).fetchall()
         if not rows:
             raise InvalidArgumentError(f"{id!r:.80} has no dead letter {seq!r:.80}: dead_letters() lists them")
-        self.pump.push(id, [Sent(*row) for row in rows])
+        self.pump.push(id, [Sent.read(*row) for row in rows])
+
+    @asynccontextmanager
+    async def quiesced(self, id: str) -> AsyncIterator[None]:
+        """Hold an object between two requests, all that it has answered on disk; those that come meanwhile wait."""
+        activation = self._activate(id)
+        activation.waiting += 1  # so that it is not forgotten
+        try:
+            async with activation.lock:
+                self.flush()
+                yield
+        finally:
+            activation.waiting -= 1
+
+    def flush(self) -> None:
+        """Bring to disk now what has joined the next flush, and answer it."""
+        self._group.flush()
+
+    def adopt(self, id: str) -> None:
+        """Take over an object whose database has just been put into the store: deliver its events, set its alarm."""
+        rows, alarm_s = self._left(id)
+        if rows or alarm_s is not None:
+            self._ledger.mark((id,))
+            alive = [Sent.read(seq, event, data) for seq, event, data, error in rows if error is None]
+            self.pump.push(id, alive, dead=[row[0] for row in rows if row[3] is not None])
+            self.alarms.set(id, alarm_s)
 
     async def retire(self, id: str, check: Callable[[Connection], None]) -> None:
         """Drop what is kept of an object, whose database is to be deleted, unless `check` raises."""
@@ -205,6 +235,7 @@ class ObjectHost:
             with self.store.read(id) as connection:
                 check(connection)
             self._active.pop(id, None)
+            self.pump.take(id)
             self.alarms.set(id, None)
             self._ledger.clear(id)
 
@@ -214,7 +245,7 @@ class ObjectHost:
         self._network.unregister(self._prefix)
         self._group.discard()
         await self.alarms.close()
-        await self.pump.close()
+        await self.pump.stop()
 
     async def close(self) -> None:
         """Take no more requests, wait for the running ones, stop delivering."""
@@ -282,13 +313,9 @@ class ObjectHost:
     async def _request(
         self, id: str, activation: _Activation, message: CallMessage
     ) -> tuple[list[Outcome], asyncio.Future[None] | None]:
-        target = activation.object
-        created = id not in self.store
-        if created:
-            first = message.steps[0]
-            if first.target != SELF or first.kind != "call" or first.name not in target.creators:
-                raise UnknownVendorError(f"no vendor {id!r:.80}: onboard it with initialize(), or check the spelling")
-            self.store.create(id, {"_vendor": [(id, 0)]})
+        first = message.steps[0]
+        creates = first.target == SELF and first.kind == "call" and first.name in activation.object.creators
+        created = creates and id not in self.store
 
         async def work(target: DurableObject, connection: Connection) -> list[Outcome]:
             outcomes = await answer(target, connection, message)
@@ -296,45 +323,55 @@ class ObjectHost:
                 raise UndoneError(outcomes)
             return outcomes
 
-        committed = False
         try:
-            result = await self._transaction(id, activation, work)
-            committed = True
+            return await self._transaction(id, activation, work, creating=created)
         except UndoneError as undone:
             return undone.outcomes, None
-        finally:
-            if not committed and created:
-                self.store.delete(id)
-        return result
+        except UnknownVendorError:
+            if id in self.store:  # then it is the request's own error
+                raise
+            raise UnknownVendorError(
+                f"no vendor {id!r:.80}: onboard it with initialize(), or check the spelling"
+            ) from None
 
     async def _transaction(
-        self, id: str, activation: _Activation, work: Work
+        self, id: str, activation: _Activation, work: Work, *, settling: bool = False, creating: bool = False
     ) -> tuple[list[Outcome], asyncio.Future[None] | None]:
-        """Run `work` in a transaction that joins the next flush; the future is done when it is on disk."""
+        """Run `work` in a transaction that joins the next flush; the future is done when it is on disk.
+
+        One that writes, or is `settling`, also writes what became of the events that the object sent before.
+        """
         target = activation.object
-        target._now_s = self._clock()
-        target._sent = []
-        target._alarm_changed = False
+        target._begin(self._clock())
         committed = False
         alarm_s: float | None = None
+        fates: Fates = {}
         try:
-            with self.store.join(id) as connection:
+            with self._new(id) if creating else self.store.join(id) as connection:
                 before = connection.total_changes()
                 outcomes = await work(target, connection)
+                if target._serial is not None:
+                    connection.execute("UPDATE _vendor SET serial = ?", (target._serial,))
                 for each in target._sent:
                     connection.execute("INSERT INTO _outbox VALUES(?, ?, ?, NULL)", (each.seq, each.event, each.data))
+                if settling or connection.total_changes() != before:
+                    fates = self.pump.take(id)
+                    _write(fates, connection)
                 sent, alarm_changed = target._sent, target._alarm_changed
                 if alarm_changed:
                     alarm_s = connection.execute("SELECT alarm FROM _vendor").get
                 marked = bool(sent) or alarm_changed
-                self._group.before_commit(id, marked)
+                self._group.before_commit(id, marked, joining=not creating)
                 changed = connection.total_changes() != before
             committed = True
         finally:
             if not committed:
                 activation.object = self._factory(id)  # what the old one remembers may have been undone
+                self.pump.put_back(id, fates)
 
         def done() -> None:
+            if fates:
+                self.pump.wrote(id, fates)
             if sent:
                 self.pump.push(id, sent)
             if alarm_changed:
@@ -342,8 +379,15 @@ class ObjectHost:
 
         def undone() -> None:
             activation.object = self._factory(id)
+            self.pump.put_back(id, fates)
 
+        if creating:
+            done()
+            return outcomes, None
         return outcomes, self._group.join(id, marked, changed, done, undone)
+
+    def _new(self, id: str) -> AbstractContextManager[Connection]:
+        return self.store.creating(id, {"_vendor": [(id, self._first_serial(id))]})
 
     # -- alarms and outbox --------------------------------------------------------------------------------------
 
@@ -380,17 +424,21 @@ class ObjectHost:
             rows = connection.execute("SELECT seq, event, data, error FROM _outbox ORDER BY seq").fetchall()
             return rows, connection.execute("SELECT alarm FROM _vendor").get
 
-    async def _settle(self, id: str, results: dict[int, str | None]) -> None:
-        async def work(_target: DurableObject, connection: Connection) -> list[Outcome]:
-            for seq, error in results.items():
-                if error is None:
-                    connection.execute("DELETE FROM _outbox WHERE seq = ?", (seq,))
-                else:
-                    connection.execute("UPDATE _outbox SET error = ? WHERE seq = ?", (error, seq))
+    async def _settle(self, id: str) -> None:
+        async def nothing(_target: DurableObject, _connection: Connection) -> list[Outcome]:
             return []
 
         activation = self._activate(id)
         async with activation.lock:
-            _, durable = await self._transaction(id, activation, work)
+            _, durable = await self._transaction(id, activation, nothing, settling=True)
         if durable is not None:
             await durable
+
+
+def _write(fates: Fates, connection: Connection) -> None:
+    """Delete delivered events from the outbox, and give dead letters their errors."""
+    for seq, error in fates.items():
+        if error is None:
+            connection.execute("DELETE FROM _outbox WHERE seq = ?", (seq,))
+        else:
+            connection.execute("UPDATE _outbox SET error = ? WHERE seq = ?", (error, seq))

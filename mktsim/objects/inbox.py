@@ -8,13 +8,14 @@ copy that comes again is answered from here; one that comes after its sender has
 Theory of operation
 -------------------
 Each key carries the lowest number that its sender has not settled. Keys below it cannot come again in the course of
-things and are deleted; the number itself stays as the sender's floor, so that a straggler below it is known for one.
+things and are deleted, not at every message but once the number has risen by some; the number itself stays as the
+sender's floor, so that a straggler below it is known for one.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Final
+from typing import Any, Final
 
 from mktsim.errors import ObjectError
 from mktsim.objects.calls import Key, Outcome
@@ -22,6 +23,8 @@ from mktsim.sqlite import Connection
 
 #: The number under which the inbox keeps, per sender, below which number all events are settled.
 _FLOOR: Final = -1
+#: By how much a floor rises at a time.
+_RISE: Final = 16
 
 
 def recall(connection: Connection, key: Key) -> list[Outcome] | None:
@@ -32,19 +35,19 @@ def recall(connection: Connection, key: Key) -> list[Outcome] | None:
     ObjectError
         The event was settled long ago.
     """
-    row = connection.execute("SELECT answer FROM _inbox WHERE sender = ? AND seq = ?", (key.sender, _FLOOR)).fetchone()
-    floor = int(row[0]) if row else 0
+    rows: list[tuple[Any, ...]] = connection.execute(
+        "SELECT seq, part, answer FROM _inbox WHERE sender = ?1 AND seq IN (?2, ?3)", (key.sender, _FLOOR, key.seq)
+    ).fetchall()
+    known = {(seq, part): answer for seq, part, answer in rows}
+    floor = int(known.get((_FLOOR, ""), 0))
     if key.seq < floor:
         raise ObjectError(f"event {key.seq} of {key.sender!r:.80} was settled long ago: this copy of it is dropped")
-    row = connection.execute(
-        "SELECT answer FROM _inbox WHERE sender = ? AND seq = ? AND part = ?", (key.sender, key.seq, key.part)
-    ).fetchone()
-    if row is not None:
-        return [Outcome(value, None, capability) for value, capability in json.loads(row[0])]
-    if connection.execute(
-        "DELETE FROM _inbox WHERE sender = ? AND seq BETWEEN 0 AND ? RETURNING seq", (key.sender, key.settled - 1)
-    ).fetchall():
-        connection.execute("INSERT OR REPLACE INTO _inbox VALUES(?, ?, '', ?)", (key.sender, _FLOOR, key.settled))
+    answer = known.get((key.seq, key.part))
+    if answer is not None:
+        return [Outcome(value, None, capability) for value, capability in json.loads(answer)]
+    if key.settled >= floor + _RISE:
+        connection.execute("DELETE FROM _inbox WHERE sender = ? AND seq < ?", (key.sender, key.settled))
+        connection.execute("INSERT INTO _inbox VALUES(?, ?, '', ?)", (key.sender, _FLOOR, key.settled))
     return None
 
 

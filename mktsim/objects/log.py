@@ -7,7 +7,8 @@ event is in the log, on disk, before any handler runs.
 
 What this does not do
 ---------------------
-It keeps the last `limit` events and no more: a subscriber that comes later than that has missed something.
+It keeps the last `limit` events, and of each sender the last one, by which :meth:`last` knows what number it had come
+to even when it is gone. A subscriber that comes later than that has missed something.
 """
 
 from __future__ import annotations
@@ -46,6 +47,11 @@ class EventLog:
         self._waiting.append((message, future))
         return future
 
+    def last(self, sender: str) -> int:
+        """Return the highest number of a sender's events, or 0."""
+        with self._store.read(self._id) as connection:
+            return int(connection.execute("SELECT COALESCE(MAX(seq), 0) FROM _log WHERE sender = ?", (sender,)).get)
+
     def read(self, *, after: int = 0, name: str | None = None, limit: int = 500) -> list[Event]:
         """Return events of higher offsets in order, of one name or of all."""
         with self._store.read(self._id) as connection:
@@ -65,10 +71,18 @@ class EventLog:
             with self._store.transaction(self._id) as connection:
                 for message, _ in waiting:
                     row: tuple[Any, ...] = (message.sender, message.seq, message.name, message.data)
-                    connection.execute("INSERT OR IGNORE INTO _log(sender, seq, name, data) VALUES(?, ?, ?, ?)", row)
-                    found = connection.execute("SELECT place FROM _log WHERE sender = ? AND seq = ?", row[:2])
-                    offsets.append(int(found.get))
-                connection.execute("DELETE FROM _log WHERE place <= ?", (max(offsets) - self._limit,))
+                    found = connection.execute(
+                        "INSERT OR IGNORE INTO _log(sender, seq, name, data) VALUES(?, ?, ?, ?) RETURNING place", row
+                    ).fetchone()
+                    if found is None:
+                        known = "SELECT place FROM _log WHERE sender = ? AND seq = ?"
+                        found = (connection.execute(known, row[:2]).get,)
+                    offsets.append(int(found[0]))
+                connection.execute(
+                    "DELETE FROM _log WHERE place <= ? AND EXISTS "
+                    "(SELECT 1 FROM _log AS later WHERE later.sender = _log.sender AND later.seq > _log.seq)",
+                    (max(offsets) - self._limit,),
+                )
         except Exception as error:
             for _, future in waiting:
                 if not future.done():

@@ -12,7 +12,9 @@ Theory of operation
 code from writing another id into `vendorId`, and from writing to any table whose name starts with an underscore.
 
 ``things`` is a view over all nouns: `type` (the noun's name), `id`, `vendorId`, one column for each facet, which is
-NULL where a noun has no such column, and `data`, the other columns as a JSON object. Its text is stored once per vendor
+NULL where a noun has no such column, and `data`, the other columns as a JSON object. A vendor answers ``SELECT * FROM
+things WHERE type = ? AND category = ?`` whole; over all vendors the planner collects the nouns' rows and SQLite
+evaluates the view on them: exact, but a query on the noun's own table ships less. Its text is stored once per vendor
 and costs about a page for every four nouns; bytes per vendor are the price of isolation, so that declarations are
 written as short as SQLite takes them.
 """
@@ -21,11 +23,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from mktsim.errors import InvalidArgumentError
-from mktsim.sql.schema import Schema
+from mktsim.sql.schema import Schema, Summarised
 from mktsim.sqlite import Error, connect, driver, quote
 
 #: The tables every durable object has beside its nouns: whose database it is, the last serial number given out and
@@ -58,6 +60,12 @@ class Noun:
         The columns of each secondary index.
     compact : bool
         Whether rows live in the index of their ids, which saves a page a vendor; they are listed in order of id.
+    summarised : Summarised or None
+        What a store knows of the table without reading it.
+    names : tuple of str
+        The names of the columns, in order.
+    affinity : mapping of str to str
+        Column name to TEXT, INTEGER, REAL or BLOB.
     """
 
     name: str
@@ -65,11 +73,13 @@ class Noun:
     columns: tuple[tuple[str, str], ...]
     indexes: tuple[tuple[str, ...], ...] = ()
     compact: bool = False
+    summarised: Summarised | None = None
+    names: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    affinity: Mapping[str, str] = field(init=False, repr=False, compare=False)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of the columns, in order."""
-        return tuple(name for name, _ in self.columns)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(name for name, _ in self.columns))
+        object.__setattr__(self, "affinity", {name: kind.split()[0].upper() for name, kind in self.columns})
 
     @property
     def order(self) -> str:
@@ -108,6 +118,8 @@ def noun(
     references: Mapping[str, Noun] | None = None,
     table: str | None = None,
     compact: bool = False,
+    summarised: Iterable[str] | None = None,
+    grouped_by: str | None = None,
 ) -> Noun:
     """Declare a kind of thing.
 
@@ -126,6 +138,11 @@ def noun(
         The table's name; the plural of `name` in lower case when absent.
     compact : bool
         Keep rows in the index of their ids; see :class:`Noun`.
+    summarised : iterable of str, optional
+        REAL and INTEGER columns of which a store keeps each vendor's bounds, so that a query need not visit those that
+        cannot matter; empty to keep counts alone.
+    grouped_by : str, optional
+        A TEXT column of few values: counts and bounds are kept for each of its values too.
 
     Raises
     ------
@@ -144,12 +161,19 @@ def noun(
                 f"noun {name!r:.80}: references name its own columns and nouns, not {column!r:.80}"
             )
         kinds[column] += f" REFERENCES {_written(other.table)}(id)"
+    named = _identifier("a table", _plural(name) if table is None else table)
+    summary = None
+    if summarised is not None or grouped_by is not None:
+        summary = Summarised(named, tuple(summarised or ()), grouped_by)
+        for column in {*summary.columns, *([grouped_by] if grouped_by is not None else [])} - {*kinds}:
+            raise InvalidArgumentError(f"noun {name!r:.80}: its summary has its own columns, not {column!r:.80}")
     made = Noun(
         _identifier("a noun", name),
-        _identifier("a table", _plural(name) if table is None else table),
+        named,
         _FIXED + tuple(kinds.items()),
         tuple((index,) if isinstance(index, str) else tuple(index) for index in indexes),
         bool(compact),
+        summary,
     )
     if made.table.lower().startswith("sqlite_"):
         raise InvalidArgumentError(f"table {made.table!r} of noun {name!r}: SQLite keeps names that start with sqlite_")
@@ -202,7 +226,8 @@ def object_schema(*nouns: Noun, facets: Sequence[str] = ("category",)) -> Schema
         columns = ",".join(("type", "id", "vendorId", *map(_written, shown), "data"))
         union = " UNION ALL ".join(each.select(shown) for each in nouns)
         statements.append(f"CREATE VIEW {_VIEW}({columns})AS {union}")
-    return Schema(tuple(statements), shard_column="vendorId")
+    summarised = tuple(each.summarised for each in nouns if each.summarised is not None)
+    return Schema(tuple(statements), shard_column="vendorId", summarised=summarised)
 
 
 def _as_json(name: str, kind: str) -> str:

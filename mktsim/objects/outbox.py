@@ -11,15 +11,16 @@ Theory of operation
 A request that commits hands its events over; those of an earlier process are read from the outbox before the first
 request is served, for what is settled, and the order of a lane, can be told only by who knows all that is not.
 Attempts are counted in memory only: a write per failure would cost more than trying anew after a restart.
-Acknowledged events are deleted in batches: while a deletion waits for its object to be free, more gather behind it. A
-crash before the deletion means another delivery, whose calls the receivers' inboxes answer.
+Acknowledged events are deleted by the sender's next transaction, whatever it is about, or in one of their own if there
+is none in time: a deletion then costs a row, and seldom a commit. A crash before the deletion means another delivery,
+whose calls the receivers' inboxes answer; so that they can, an event counts as settled only when its deletion is on
+disk. A dead letter is written at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import heapq
-import json
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -34,8 +35,10 @@ from mktsim.streams import Streams
 
 _log = logging.getLogger("mktsim.objects")
 
-#: Writes what became of events into their sender's outbox: number to None (delivered) or to an error (dead).
-Settle = Callable[[str, dict[int, str | None]], Awaitable[None]]
+#: What became of events: number to None (delivered) or to an error (dead).
+Fates = dict[int, str | None]
+#: Runs a transaction of a sender that writes their fates: see :meth:`Pump.take`.
+Settle = Callable[[str], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,26 +53,35 @@ class RetryPolicy:
         Attempt n is followed by ``min(cap_s, base_s * 2**(n - 1))`` seconds, times a random factor from 0.5 to 1.5.
     timeout_s : float
         How long the hub may take to acknowledge.
+    settle_s : float
+        How long a delivered event may stay in its outbox where its sender has no other transaction.
     """
 
     max_attempts: int = 8
     base_s: float = 0.05
     cap_s: float = 10.0
     timeout_s: float = 60.0
+    settle_s: float = 1.0
 
 
 @dataclass(slots=True)
 class _Sender:
     lanes: dict[str, deque[Sent]] = field(default_factory=dict)
-    unsettled: list[int] = field(default_factory=list)  # a heap; numbers that are settled leave it when they surface
-    settled: set[int] = field(default_factory=set)
-    to_write: dict[int, str | None] = field(default_factory=dict)
+    unsettled: set[int] = field(default_factory=set)
+    lowest: list[int] = field(default_factory=list)  # a heap of them; those that are settled leave it when they surface
+    fates: Fates = field(default_factory=dict)  # to be written
+    timer: asyncio.TimerHandle | None = None
     writing: bool = False
 
+    def add(self, seq: int) -> None:
+        if seq not in self.unsettled:
+            self.unsettled.add(seq)
+            heapq.heappush(self.lowest, seq)
+
     def lowest_unsettled(self) -> int:
-        while self.unsettled and self.unsettled[0] in self.settled:
-            self.settled.discard(heapq.heappop(self.unsettled))
-        return self.unsettled[0]
+        while self.lowest[0] not in self.unsettled:
+            heapq.heappop(self.lowest)
+        return self.lowest[0]
 
 
 class Pump:
@@ -110,8 +122,10 @@ class Pump:
         self._policy = policy
         self._on_dead = on_dead
         self._senders: dict[str, _Sender] = {}
+        self._due: dict[str, _Sender] = {}
         self._held = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stopped = False
         self.delivered = 0
         self.failed_attempts = 0
 
@@ -119,10 +133,10 @@ class Pump:
         """Take over committed events of a sender in their order; numbers of dead letters hold back what is settled."""
         sender = self._senders.setdefault(id, _Sender())
         for seq in dead:
-            heapq.heappush(sender.unsettled, seq)
+            sender.add(seq)
         for event in events:
-            heapq.heappush(sender.unsettled, event.seq)
-            lane = str(json.loads(event.data).get("vendorId", ""))
+            sender.add(event.seq)
+            lane = event.lane
             queue = sender.lanes.get(lane)
             if queue is None:
                 sender.lanes[lane] = queue = deque()
@@ -142,21 +156,64 @@ class Pump:
                 for lane, queue in sender.lanes.items():
                     self._start(self._run_lane(id, sender, lane, queue))
 
+    def take(self, id: str) -> Fates:
+        """Return what the sender's outbox has still to be told, to be written by the transaction that asks.
+
+        It then calls :meth:`wrote` once it is on disk, or :meth:`put_back`.
+        """
+        sender = self._due.pop(id, None)
+        if sender is None:
+            return {}
+        if sender.timer is not None:
+            sender.timer.cancel()
+            sender.timer = None
+        fates, sender.fates = sender.fates, {}
+        return fates
+
+    def wrote(self, id: str, fates: Fates) -> None:
+        """Hear that fates are on disk."""
+        self._senders[id].unsettled.difference_update(seq for seq, error in fates.items() if error is None)
+
+    def put_back(self, id: str, fates: Fates) -> None:
+        """Hear that fates were not written after all."""
+        if fates:
+            self._tell(id, self._senders[id], fates)
+
     @property
     def busy(self) -> bool:
-        """Whether anything is on its way."""
-        return bool(self._tasks)
+        """Whether anything is on its way, or has still to be written."""
+        return bool(self._tasks or self._due)
 
     async def idle(self) -> None:
-        """Wait until nothing is on its way: delivered or dead."""
-        while self._tasks:
+        """Wait until nothing is on its way, delivered or dead, and all of it is written."""
+        while self.busy:
+            for id, sender in list(self._due.items()):
+                if sender.timer is not None:
+                    sender.timer.cancel()
+                self._write_now(id, sender)
             await asyncio.wait(self._tasks)
 
     async def close(self) -> None:
-        """Stop delivering; what is not delivered stays in the outboxes."""
+        """Stop delivering, and write what was delivered; what is not delivered stays in the outboxes."""
+        await self.stop()
+        for id in list(self._due):
+            try:
+                await self._settle(id)
+            except Exception as error:
+                _log.error("the outbox of %s could not be settled: what was delivered will be again: %s", id, error)
+        for id in list(self._due):
+            self.take(id)
+
+    async def stop(self) -> None:
+        """Stop at once, as a crash would."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for sender in self._due.values():
+            if sender.timer is not None:
+                sender.timer.cancel()
+                sender.timer = None
+        self._stopped = True
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work, context=detached())
@@ -170,13 +227,9 @@ class Pump:
             queue.popleft()
             if error is None:
                 self.delivered += 1
-                sender.settled.add(event.seq)
             elif self._on_dead is not None:
                 self._on_dead(id, event, error)
-            sender.to_write[event.seq] = None if error is None else f"{type(error).__name__}: {error}"[:1_000]
-            if not sender.writing:
-                sender.writing = True
-                self._start(self._write(id, sender))
+            self._tell(id, sender, {event.seq: None if error is None else f"{type(error).__name__}: {error}"[:1_000]})
         del sender.lanes[lane]
 
     async def _deliver(self, id: str, sender: _Sender, event: Sent) -> Exception | None:
@@ -203,15 +256,33 @@ class Pump:
         factor = 0.5 + self._streams.uniform_at(address, seq, attempt)
         return float(min(policy.cap_s, policy.base_s * 2.0**attempt) * factor)
 
+    def _tell(self, id: str, sender: _Sender, fates: Fates) -> None:
+        """Have fates written: those of dead letters now, others in time."""
+        sender.fates |= fates
+        self._due[id] = sender
+        if self._stopped:
+            return
+        if any(error is not None for error in fates.values()):
+            self._write_now(id, sender)
+        elif sender.timer is None:
+            loop = asyncio.get_running_loop()
+            sender.timer = loop.call_later(self._policy.settle_s, self._write_now, id, sender)
+
+    def _write_now(self, id: str, sender: _Sender) -> None:
+        sender.timer = None
+        if not sender.writing:
+            sender.writing = True
+            self._start(self._write(id, sender))
+
     async def _write(self, id: str, sender: _Sender) -> None:
         failures = 0
-        while sender.to_write:
-            batch, sender.to_write = sender.to_write, {}
-            try:
-                await self._settle(id, batch)
-            except Exception as error:
-                _log.error("the outbox of %s cannot be settled, trying again: %s", id, error)
-                sender.to_write = {**batch, **sender.to_write}
-                await asyncio.sleep(self.pause_s(self._address_of(id), 0, min(failures, 20)))
-                failures += 1
-        sender.writing = False
+        try:
+            while id in self._due:
+                try:
+                    await self._settle(id)
+                except Exception as error:
+                    _log.error("the outbox of %s cannot be settled, trying again: %s", id, error)
+                    await asyncio.sleep(self.pause_s(self._address_of(id), 0, min(failures, 20)))
+                    failures += 1
+        finally:
+            sender.writing = False

@@ -56,6 +56,8 @@ async def _run(target: DurableObject, connection: Connection, message: CallMessa
     separate = len(message.steps) > 1 and message.key is None
 
     def resolved(value: Any) -> Any:
+        if isinstance(value, str):
+            return value
         if isinstance(value, Ref):
             return earlier(value.step)
         if isinstance(value, list | tuple):
@@ -81,8 +83,9 @@ async def _run(target: DurableObject, connection: Connection, message: CallMessa
             result = apply(step, on, resolved(step.args), resolved(step.kwargs))
             if inspect.isawaitable(result):
                 result = await result
-            if target.sql.violation:
-                raise IsolationError(target.sql.violation)
+            violation = target.sql.take_violation()
+            if violation:
+                raise IsolationError(violation)
             outcome = travelling(result, step)
         except Exception as error:
             if connection.get_autocommit():  # SQLite rolled back by itself: the disk is full, or it was interrupted
@@ -90,7 +93,7 @@ async def _run(target: DurableObject, connection: Connection, message: CallMessa
                     raise UndoneError([Outcome(error=error)] * len(message.steps)) from error
                 raise StorageError(f"SQLite gave the whole request of {target.id!r:.80} up: {error}") from error
             outcome = Outcome(error=error)
-        target.sql.violation = ""
+            target.sql.take_violation()
         if outcome.error is not None and not guarded and step.kind == "call":
             raise UndoneError([*outcomes, outcome, *[outcome] * (len(message.steps) - len(outcomes) - 1)])
         if guarded:

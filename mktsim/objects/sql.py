@@ -9,13 +9,14 @@ size of its answer and of any value in it, and the work SQLite spends on it are 
 
 Theory of operation
 -------------------
-SQLite asks the guard, its authorizer, about every action while it prepares a statement. The guard is set when a
-request begins, which makes SQLite prepare anew whatever the connection had cached, and taken off before the store
-commits. The platform's own statements run with the guard open and bypass the statement cache, so that no text that was
-judged leniently can be found there by the object's code. What a statement would write into `vendorId` the authorizer
-does not see; SQLite's pre-update hook does, and a request in which a row bore another id is undone whatever its code
-did about the error. Work is counted in steps of SQLite's virtual machine, not in seconds, so that the same statement
-on the same rows is refused everywhere or nowhere.
+SQLite asks the guard, its authorizer, about every action while it prepares a statement. The guard stays on the
+connection, for a new authorizer would make SQLite prepare anew whatever is cached; it is closed while a statement of
+the object's code runs and open at all other times, for the platform's statements and the store's. A text that was
+judged leniently must not be found in the cache by the object's code: the cache tells statements apart by text *and*
+preparation flags, and those of the platform, of `execute` and of `query` differ, by flags that change nothing else.
+What a statement would write into `vendorId` the authorizer does not see; SQLite's pre-update hook does, and a request
+in which a row bore another id is undone whatever its code did about the error. Work is counted in steps of SQLite's
+virtual machine, not in seconds, so that the same statement on the same rows is refused everywhere or nowhere.
 """
 
 from __future__ import annotations
@@ -67,6 +68,9 @@ _FORBIDDEN_TABLES: Final = frozenset(
     {"bytecode", "completion", "dbstat", "fsdir", "sqlite_dbpage", "sqlite_stmt", "tables_used", "zipfile"}
 )
 _STEPS_A_CHECK: Final = 10_000
+#: Preparation flags: a hint for SQLite's allocator, and one that it has ignored since 3.24.
+_EXECUTE: Final[int] = driver.SQLITE_PREPARE_PERSISTENT
+_QUERY: Final[int] = driver.SQLITE_PREPARE_PERSISTENT | driver.SQLITE_PREPARE_NORMALIZE
 _VENDOR_COLUMN: Final = 1  # of every noun's table: see mktsim.objects.noun
 
 
@@ -94,25 +98,54 @@ class Limits:
 
 
 class Guard:
-    """SQLite's authorizer for an object's code.
+    """SQLite's authorizer, progress handler and pre-update hook on an object's connection.
 
     Attributes
     ----------
     open : bool
-        Whether everything is allowed: the platform's own statements are running.
+        Whether everything is allowed: no statement of the object's code is running.
     read_only : bool
         Whether writes are denied too.
     denied : str
         What was denied last, for the error's message.
+    violation : str
+        What row was written that bears another's id.
     """
 
-    __slots__ = ("denied", "denied_write", "open", "read_only")
+    __slots__ = ("denied", "denied_write", "open", "owner", "read_only", "steps", "steps_limit", "violation")
 
-    def __init__(self) -> None:
-        self.open = False
+    def __init__(self, owner: str, steps_limit: int) -> None:
+        self.owner = owner
+        self.open = True
         self.read_only = False
         self.denied = ""
         self.denied_write = False
+        self.violation = ""
+        self.steps = 0
+        self.steps_limit = steps_limit
+
+    @classmethod
+    def of(cls, connection: Connection, owner: str, limits: Limits) -> Guard:
+        """Return the guard of a connection, set there if there is none."""
+        guard = connection.authorizer
+        if not isinstance(guard, cls):
+            guard = cls(owner, limits.steps)
+            connection.authorizer = guard
+            connection.set_progress_handler(guard.is_spent, _STEPS_A_CHECK)
+            connection.preupdate_hook(guard.written)
+        return guard
+
+    def is_spent(self) -> bool:
+        """Answer SQLite's progress handler; true stops the statement."""
+        self.steps += _STEPS_A_CHECK
+        return self.steps > self.steps_limit and not self.open
+
+    def written(self, change: Any) -> None:
+        """Look at a row about to be written."""
+        if self.open or change.op == "DELETE" or change.table_name.startswith("_"):
+            return
+        if change.new[_VENDOR_COLUMN] != self.owner:
+            self.violation = f"object {self.owner!r:.80} may only write rows with its own id in vendorId"
 
     def __call__(
         self, action: int, first: str | None, second: str | None, schema: str | None, trigger: str | None
@@ -140,14 +173,12 @@ class Guard:
 class Sql:
     """Runs statements on the database of one object, while it serves a request."""
 
-    __slots__ = ("_connection", "_guard", "_limits", "_owner", "_steps", "violation")
+    __slots__ = ("_connection", "_guard", "_limits", "_owner")
 
     def __init__(self, owner: str, limits: Limits | None = None) -> None:
         self._owner = owner
         self._limits = limits or Limits()
-        self._guard = Guard()
-        self._steps = 0
-        self.violation = ""
+        self._guard = Guard(owner, self._limits.steps)
         self._connection: Connection | None = None
 
     def execute(self, sql: str, params: Parameters = ()) -> list[tuple[Value, ...]]:
@@ -168,7 +199,7 @@ class Sql:
 
     def rows(self, sql: str, params: Parameters = ()) -> list[dict[str, Value]]:
         """Run statements and return their rows as dicts; errors are those of :meth:`execute`."""
-        names, rows = self._run(sql, params)
+        names, rows = self._run(sql, params, named=True)
         return [dict(zip(names, row, strict=True)) for row in rows]
 
     def query(self, sql: str, params: Parameters = ()) -> list[tuple[Value, ...]]:
@@ -193,41 +224,24 @@ class Sql:
         """Serve statements by `connection`, under guard, while the block runs."""
         length, attached = driver.SQLITE_LIMIT_LENGTH, driver.SQLITE_LIMIT_ATTACHED
         before = connection.limit(length, self._limits.value_bytes), connection.limit(attached, 0)
-        connection.authorizer = self._guard
-        connection.set_progress_handler(self._is_spent, _STEPS_A_CHECK)
-        connection.preupdate_hook(self._written, id=self)
+        self._guard = Guard.of(connection, self._owner, self._limits)
+        self._guard.violation = ""
         self._connection = connection
-        self.violation = ""
         try:
             yield
         finally:
             self._connection = None
-            connection.preupdate_hook(None, id=self)
-            connection.set_progress_handler(None)
-            connection.authorizer = None
             connection.limit(length, before[0])
             connection.limit(attached, before[1])
 
     def platform(self, sql: str, params: Parameters = ()) -> list[tuple[Value, ...]]:
         """Run one of the platform's own statements, unguarded."""
-        guard = self._guard
-        guard.open = True
-        try:
-            return self._live().cursor().execute(sql, params, can_cache=False).fetchall()
-        finally:
-            guard.open = False
+        return self._live().execute(sql, params).fetchall()
 
-    def _is_spent(self) -> bool:
-        """Answer SQLite's progress handler; true stops the statement."""
-        self._steps += _STEPS_A_CHECK
-        return self._steps > self._limits.steps and not self._guard.open
-
-    def _written(self, change: Any) -> None:
-        """Look at a row about to be written."""
-        if change.op != "DELETE" and not self._guard.open and not change.table_name.startswith("_"):
-            owner = change.new[_VENDOR_COLUMN]
-            if owner != self._owner:
-                self.violation = f"object {self._owner!r:.80} may only write rows with its own id in vendorId"
+    def take_violation(self) -> str:
+        """Return which row bears another's id, if one was written since this was asked last, else an empty text."""
+        violation, self._guard.violation = self._guard.violation, ""
+        return violation
 
     def _live(self) -> Connection:
         if self._connection is None:
@@ -235,7 +249,7 @@ class Sql:
         return self._connection
 
     def _run(
-        self, sql: str, params: Parameters, *, single: bool = False
+        self, sql: str, params: Parameters, *, single: bool = False, named: bool = False
     ) -> tuple[tuple[str, ...], list[tuple[Value, ...]]]:
         if not isinstance(sql, str) or not sql.strip():
             raise InvalidArgumentError(f"a statement must be a text that is not empty, not {sql!r:.80}")
@@ -243,8 +257,6 @@ class Sql:
         if len(sql) > longest:
             raise InvalidArgumentError(f"a statement may have {longest} characters, not {len(sql)}")
         values = checked_parameters(sql, params)
-        self._guard.denied = ""
-        self._steps = 0
         cursor = self._live().cursor()
         names: tuple[str, ...] = ()
         count = 0
@@ -254,19 +266,26 @@ class Sql:
             count += 1
             if single and count > 1:
                 raise UnsupportedQueryError("a query is one statement", sql=sql)
-            names = tuple(column[0] for column in cursor.get_description())
+            if named:
+                names = tuple(column[0] for column in cursor.get_description())
             return True
 
-        cursor.exec_trace = trace
+        if single or named:
+            cursor.exec_trace = trace
+        guard = self._guard
+        guard.denied = ""
+        guard.steps = 0
+        guard.open = False
         try:
-            # What `query` prepares must not be found by `execute` in the statement cache, nor the other way round.
-            rows = self._fetched(cursor.execute(sql, values, can_cache=not single), sql)
-            if self.violation:
-                raise IsolationError(self.violation)
+            rows = self._fetched(cursor.execute(sql, values, prepare_flags=_QUERY if single else _EXECUTE), sql)
+            if guard.violation:
+                raise IsolationError(guard.violation)
         except MktsimError:
             raise
         except (Error, TypeError, OverflowError, UnicodeError) as error:
             raise self._named(error, sql) from error
+        finally:
+            guard.open = True
         return names, rows
 
     def _fetched(self, cursor: Cursor, sql: str) -> list[tuple[Value, ...]]:
@@ -312,11 +331,15 @@ class Sql:
 
 def checked_parameters(sql: str, params: Parameters) -> Parameters:
     """Return the parameters, or raise :class:`ParameterError` for one that SQLite would change or cannot hold."""
-    if isinstance(params, str | bytes) or not isinstance(params, Sequence | Mapping):
+    if type(params) not in (list, tuple) and (
+        isinstance(params, str | bytes) or not isinstance(params, Sequence | Mapping)
+    ):
         raise ParameterError(f"parameters are a sequence or a mapping, not {type(params).__name__}", sql=sql)
     for value in params.values() if isinstance(params, Mapping) else params:
-        if isinstance(value, float) and math.isnan(value):
-            raise ParameterError("a parameter is NaN, which SQLite would turn into NULL: pass None for NULL", sql=sql)
-        if value is not None and not isinstance(value, int | float | str | bytes):
+        if value is None or isinstance(value, str | int | bytes):
+            continue
+        if not isinstance(value, float):
             raise ParameterError(f"SQLite holds no value of type {type(value).__name__}", sql=sql)
+        if math.isnan(value):
+            raise ParameterError("a parameter is NaN, which SQLite would turn into NULL: pass None for NULL", sql=sql)
     return params

@@ -40,7 +40,7 @@ from typing import Any, Literal
 from mktsim.errors import InvalidArgumentError, NotCallableError, ObjectError, VendorTimeoutError
 from mktsim.network import Network
 from mktsim.objects.calls import CallMessage, Outcome
-from mktsim.objects.graph import Batch, Flight, Node, Promise, promises_in
+from mktsim.objects.graph import Batch, Flight, Node, Promise
 
 _log = logging.getLogger("mktsim.objects")
 
@@ -131,7 +131,7 @@ class Caller:
         stub = Stub(made)
         if kind == "call":
             parent.consumed = True
-            for promise in promises_in((args, made.kwargs)):
+            for promise in made.builds_on[1:]:
                 if promise.kind == "root":
                     raise InvalidArgumentError("an object itself cannot be an argument: pass its id")
                 promise.consumed = True

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from mktsim.errors import DuplicateError, InvalidArgumentError
@@ -60,16 +61,36 @@ class Things:
             raise InvalidArgumentError(f"vendorId of a {kind.name} is its owner's, {owner.id!r:.80}: leave it out")
         if row.get("id") is None:
             row["id"] = kind.new_id(owner.next_serial())
-        elif self.get(kind, str(row["id"])) is not None:
-            raise DuplicateError(f"a {kind.name} {row['id']!r:.80} exists already at {owner.id!r:.80}")
-        if "createdAt" in kind.names and row.get("createdAt") is None:
+        if "createdAt" in kind.affinity and row.get("createdAt") is None:
             row["createdAt"] = owner.now()
-        names = list(row)
-        statement = (
-            f"INSERT INTO {quote(kind.table)}({', '.join(map(quote, names))}) "
-            f"VALUES({', '.join('?' * len(names))}) RETURNING *"
-        )
-        return owner.sql.rows(statement, [row[name] for name in names])[0]
+        made = owner.sql.execute(_insert(kind.table, tuple(row)), list(row.values()))
+        if not made:
+            raise DuplicateError(f"a {kind.name} {row['id']!r:.80} exists already at {owner.id!r:.80}")
+        return _dict(kind, made[0])
+
+    def create_many(self, noun: Noun | str, items: Sequence[Mapping[str, Any]]) -> _Things:
+        """Add things with the same columns in one statement, all or none, and return them whole; their ids are made.
+
+        Raises
+        ------
+        InvalidArgumentError
+            As for :meth:`create`; or they differ in their columns, or bring ids.
+        """
+        kind = self._noun(noun)
+        owner = self._owner
+        rows = [self._row(kind, each, {}) for each in items]
+        if any(row.keys() != rows[0].keys() for row in rows) or any("id" in row or "vendorId" in row for row in rows):
+            raise InvalidArgumentError(f"each {kind.name} made at once has the same columns, without id and vendorId")
+        for row in rows:
+            row["id"] = kind.new_id(owner.next_serial())
+            row["vendorId"] = owner.id
+            if "createdAt" in kind.affinity:
+                row["createdAt"] = row.get("createdAt") or owner.now()
+        if not rows:
+            return []
+        statement = _insert_many(kind.table, tuple(rows[0]), len(rows))
+        made = owner.sql.execute(statement, [value for row in rows for value in row.values()])
+        return [_dict(kind, each) for each in made]
 
     def get(self, noun: Noun | str, id: str) -> Thing | None:
         """Return the thing of that id, or None."""
@@ -88,12 +109,11 @@ class Things:
         row = self._row(kind, data, fields)
         if not row or "id" in row or "vendorId" in row:
             raise InvalidArgumentError(f"name the columns of the {kind.name} to change; id and vendorId never do")
-        changes = ", ".join(f"{quote(name)} = ?" for name in row)
-        statement = f"UPDATE {quote(kind.table)} SET {changes} WHERE id = ? RETURNING *"
-        changed = self._owner.sql.rows(statement, [*row.values(), _text("id", id)])
+        statement = _update(kind.table, tuple(row))
+        changed = self._owner.sql.execute(statement, [*row.values(), _text("id", id)])
         if not changed:
             raise InvalidArgumentError(f"{self._owner.id!r:.80} has no {kind.name} {id!r:.80}")
-        return changed[0]
+        return _dict(kind, changed[0])
 
     def delete(self, noun: Noun | str, id: str) -> bool:
         """Remove a thing, and return whether there was one."""
@@ -108,9 +128,8 @@ class Things:
         """Return the things whose columns equal the values given; None finds NULL."""
         kind = self._noun(noun)
         row = self._row(kind, None, equal)
-        where = " AND ".join(f"{quote(name)} IS ?" for name in row)
-        statement = f"SELECT * FROM {quote(kind.table)}{' WHERE ' + where if where else ''} ORDER BY {kind.order}"
-        return self._owner.sql.rows(statement, list(row.values()))
+        statement = _select(kind.table, tuple(row), kind.order)
+        return [_dict(kind, each) for each in self._owner.sql.execute(statement, list(row.values()))]
 
     def _noun(self, noun: Noun | str) -> Noun:
         name = noun.name if isinstance(noun, Noun) else noun
@@ -124,18 +143,48 @@ class Things:
         if data is not None and not isinstance(data, Mapping):
             raise InvalidArgumentError(f"the data of a {kind.name} must be a mapping, not {type(data).__name__}")
         given = {**(data or {}), **fields}
-        declared = dict(kind.columns)
-        unknown = [str(name)[:80] for name in given if name not in declared]
+        affinity = kind.affinity
+        unknown = [str(name)[:80] for name in given if name not in affinity]
         if unknown:
-            raise InvalidArgumentError(f"a {kind.name} has no {', '.join(unknown[:10])}: it has {', '.join(declared)}")
-        return {name: _checked(f"{kind.name}.{name}", declared[name], value) for name, value in given.items()}
+            raise InvalidArgumentError(f"a {kind.name} has no {', '.join(unknown[:10])}: it has {', '.join(affinity)}")
+        return {name: _checked(kind, name, value) for name, value in given.items()}
 
 
-def _checked(where: str, declared: str, value: Any) -> Value:
+@lru_cache(maxsize=1_000)
+def _insert(table: str, names: tuple[str, ...]) -> str:
+    """Return the statement that adds a row and returns it, or returns nothing where its id is taken."""
+    columns, marks = ", ".join(map(quote, names)), ", ".join("?" * len(names))
+    return f"INSERT INTO {quote(table)}({columns}) VALUES({marks}) ON CONFLICT(id) DO NOTHING RETURNING *"
+
+
+@lru_cache(maxsize=1_000)
+def _insert_many(table: str, names: tuple[str, ...], rows: int) -> str:
+    columns, marks = ", ".join(map(quote, names)), f"({', '.join('?' * len(names))})"
+    return f"INSERT INTO {quote(table)}({columns}) VALUES{', '.join([marks] * rows)} RETURNING *"
+
+
+@lru_cache(maxsize=1_000)
+def _update(table: str, names: tuple[str, ...]) -> str:
+    changes = ", ".join(f"{quote(name)} = ?" for name in names)
+    return f"UPDATE {quote(table)} SET {changes} WHERE id = ? RETURNING *"
+
+
+@lru_cache(maxsize=1_000)
+def _select(table: str, names: tuple[str, ...], order: str) -> str:
+    where = " AND ".join(f"{quote(name)} IS ?" for name in names)
+    return f"SELECT * FROM {quote(table)}{' WHERE ' + where if where else ''} ORDER BY {order}"
+
+
+def _dict(kind: Noun, row: tuple[Value, ...]) -> Thing:
+    return dict(zip(kind.names, row, strict=True))
+
+
+def _checked(kind: Noun, name: str, value: Any) -> Value:
     """Return a value as its column's declared type keeps it, or say why it does not fit."""
-    if value is None:
-        return None
-    affinity = declared.split()[0].upper()
+    affinity = kind.affinity[name]
+    if value is None or (affinity == "TEXT" and type(value) is str and _is_plain(value)):
+        return value
+    where = f"{kind.name}.{name}"
     fits = isinstance(value, _PYTHON_TYPES[affinity]) and not isinstance(value, bool)
     if not fits:
         raise InvalidArgumentError(f"{where} is {affinity}: {value!r:.80} ({type(value).__name__}) does not fit")
@@ -151,7 +200,14 @@ def _checked(where: str, declared: str, value: Any) -> Value:
     return checked
 
 
+def _is_plain(text: str) -> bool:
+    """Whether a text holds nothing that needs a closer look."""
+    return text.isascii() and len(text) <= _MAX_TEXT_CHARACTERS and "\0" not in text
+
+
 def _text(where: str, value: Any) -> str:
+    if type(value) is str and _is_plain(value):
+        return value
     if not isinstance(value, str):
         raise InvalidArgumentError(f"{where} must be a string, not {value!r:.80}")
     if len(value) > _MAX_TEXT_CHARACTERS:

@@ -15,10 +15,19 @@ _CHUNK: Final = 65_536  # keys hashed at a time: bounds the memory that their di
 _KEY_HASH: Final = hashlib.blake2b(digest_size=8, person=b"mktsim.key")
 _copy: Final = _KEY_HASH.copy  # copying a state costs half of what making one does
 
+Hashes = NDArray[np.uint64]
+GOLDEN: Final = 0x9E3779B97F4A7C15
+_FACTORS: Final = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+_MASK: Final = (1 << 64) - 1
+
 
 @runtime_checkable
 class Placement(Protocol):
-    """Decides which node holds a key. Nodes and keys are strings; all answers depend on them alone."""
+    """Decides which node holds a key. Nodes and keys are strings.
+
+    ``get_node(key)`` and ``assign([key])`` always agree. What they answer depends on the nodes, their weights and, for
+    the placements that look at load, on what was placed before; never on the process, the platform or the version.
+    """
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -38,6 +47,10 @@ class Placement(Protocol):
 
     def remove_node(self, id: str) -> None:
         """Remove a node."""
+
+    @staticmethod
+    def moved(before: Placement, after: Placement, keys: Iterable[str]) -> NDArray[np.bool_]:
+        """Tell which keys `after` puts on another node than `before`."""
 
 
 def shown(value: object) -> str:
@@ -117,6 +130,40 @@ def _hash_at(position: int, key: str) -> int:
         return hash_key(key)
     except InvalidArgumentError as error:
         raise InvalidArgumentError(f"{error} (at position {position} of keys)") from None
+
+
+def mix(z: Hashes) -> Hashes:
+    """Scramble 64-bit words, one to one, in their own memory: the finaliser of SplitMix64 (Steele et al. 2014)."""
+    first, second = _FACTORS
+    z ^= z >> np.uint64(30)
+    z *= np.uint64(first)
+    z ^= z >> np.uint64(27)
+    z *= np.uint64(second)
+    z ^= z >> np.uint64(31)
+    return z
+
+
+def mix_one(z: int) -> int:
+    """Scramble one 64-bit word as :func:`mix` does.
+
+    Examples
+    --------
+    >>> mix_one(1) == int(mix(np.array([1], np.uint64))[0])
+    True
+    """
+    first, second = _FACTORS
+    z = (z ^ z >> 30) * first & _MASK
+    z = (z ^ z >> 27) * second & _MASK
+    return z ^ z >> 31
+
+
+def node_seeds(ids: Iterable[str]) -> Hashes:
+    """Hash the ids of nodes to 64 bits each: BLAKE2b of their UTF-8 form, in a domain apart from that of keys."""
+    digests = b"".join(
+        hashlib.blake2b(id.encode("utf-8", "surrogatepass"), digest_size=8, person=b"mktsim.node").digest()
+        for id in ids
+    )
+    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
 
 
 def moved(before: Placement, after: Placement, keys: Iterable[str]) -> NDArray[np.bool_]:

@@ -15,12 +15,19 @@ Stage = tuple[Callable[[Any], None], ...]
 
 
 class Tie:
-    """What two calls share of which the one that is served first cancels the other."""
+    """What two calls share of which the one that is served first cancels the other.
 
-    __slots__ = ("began_s",)
+    Parameters
+    ----------
+    answer : object
+        What the other is answered with; its future is cancelled where there is none.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("__weakref__", "answer", "began_s")
+
+    def __init__(self, answer: Any = None) -> None:
         self.began_s: float | None = None
+        self.answer = answer
 
 
 class Sender:

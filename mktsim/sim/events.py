@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from mktsim.sim.calls import Tie
 from mktsim.sim.loop import SimLoop, sim_run
 from mktsim.sim.network import SimNetwork, request_number
+from mktsim.sim.operators import Hosts
 from mktsim.sim.trace import Trace
-from mktsim.sim.vectorised import WAIT_FOR_ALL, Hosts, Policy, check_scatter
+from mktsim.sim.vectorised import WAIT_FOR_ALL, Policy, check_scatter
 from mktsim.sim.world import LEAF, TICK_S, World, ms_to_ticks, tree_levels
 from mktsim.streams import Streams
 

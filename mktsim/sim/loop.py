@@ -101,6 +101,10 @@ class SimLoop(asyncio.BaseEventLoop):
         """Return the simulated time in seconds."""
         return float(self.environment.now)
 
+    def unix_time(self) -> float:
+        """Return what simulated hosts take for the time of day: seconds since 1970 began, when the clock was at 0."""
+        return self.time()
+
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:

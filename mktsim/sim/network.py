@@ -44,8 +44,10 @@ from heapq import heappush, heapreplace
 from itertools import count
 from math import inf
 from typing import Any, Final, cast
+from weakref import WeakValueDictionary
 
 from mktsim.errors import InvalidArgumentError, OverloadedError, SimulationError, VendorDownError
+from mktsim.fanout.messages import Withdrawn
 from mktsim.network import Directory, Handler, NetworkStats
 from mktsim.sim.calls import Call, Draws, Event, Sender, Stage, Tie
 from mktsim.sim.conditions import Geography
@@ -130,6 +132,7 @@ class SimNetwork:
         self._zones = len(world.geography.zones) if world.geography is not None else 1
         self._outstanding = 0
         self._idle: asyncio.Future[None] | None = None
+        self._ties: WeakValueDictionary[tuple[Any, ...], Tie] = WeakValueDictionary()  # While a copy is under way.
         self._fan_out_s = world.fan_out_ticks * TICK_S
         self._fan_in_s = world.fan_in_ticks * TICK_S
         self._cancel_s = ms_to_ticks(world.cancel_ms) * TICK_S
@@ -212,8 +215,11 @@ class SimNetwork:
         """Send `message` on its way and return the future of the answer. Hot: see ``benchmarks``.
 
         Calls that share a `tie` are one request made twice: the first to be served cancels the other, whose future is
-        then cancelled, once it has heard of it (`World.cancel_ms`).
+        then cancelled, once it has heard of it (`World.cancel_ms`). A coordinator's message may carry a tie of its own
+        (:class:`mktsim.fanout.messages.Tie`): it is honoured here, between the hosts' queues, and not by the hosts.
         """
+        if tie is None and getattr(message, "tie", None) is not None:
+            tie, message = self._tied(message)
         self.stats.round_trips += 1
         self._outstanding += 1
         host = self._addresses.get(target)
@@ -232,6 +238,13 @@ class SimNetwork:
         else:
             self._send(call)
         return future
+
+    def _tied(self, message: Any) -> tuple[Tie, Any]:
+        """Return the tie of both copies of a coordinator's request, and the request without it."""
+        tie = self._ties.get(message.tie.key)
+        if tie is None:
+            tie = self._ties[message.tie.key] = Tie(Withdrawn())
+        return tie, message.replace(tie=None)
 
     async def idle(self) -> None:
         """Wait until nothing is on its way: what nobody waits for any more has come to its end as well.
@@ -403,7 +416,9 @@ class SimNetwork:
             free = call.machine.free_s
             if free[0] == call.end_s:
                 heapreplace(free, now)  # The worker is free now; those who queue behind keep their times.
-            call.error = asyncio.CancelledError()
+            if tie.answer is None:
+                call.error = asyncio.CancelledError()
+            call.answer = tie.answer
             self._finish(call)
             return
         self._schedule(call, self._on_served, call.end_s)

@@ -69,7 +69,7 @@ class Trace:
 
     def add(self, time_s: float, what: str, call: float, request: int, attempt: int, source: str, target: str) -> None:
         """Record one step."""
-        self.steps.append(Step(time_s, what, call, request, attempt, source, target))
+        self.steps.append(Step(float(time_s), what, call, request, attempt, source, target))
 
     def __len__(self) -> int:
         return len(self.steps)

@@ -42,38 +42,20 @@ from numpy.typing import NDArray
 from mktsim.errors import InvalidArgumentError, SimulationError
 from mktsim.sim import plain
 from mktsim.sim.conditions import READERS, Background, ColdStart, Geography, Hiccups, RequestLimit
+from mktsim.sim.draws import HORIZON_S as HORIZON_S
+from mktsim.sim.draws import TICK_S as TICK_S
+from mktsim.sim.draws import Chosen as Chosen
+from mktsim.sim.draws import Ticks as Ticks
+from mktsim.sim.draws import among, chosen_of, count_of, draw, uniforms
+from mktsim.sim.draws import ms_to_ticks as ms_to_ticks
+from mktsim.sim.draws import to_ticks as to_ticks
+from mktsim.sim.draws import transfer_ticks as transfer_ticks
 from mktsim.sim.faults import Fault, fault_from_dict
 from mktsim.sim.latency import Constant, Latency, latency_from_dict
 from mktsim.streams import Streams
 
-#: Seconds in a tick, the grid on which all simulated durations lie.
-TICK_S: Final = 2.0**-30
-#: Seconds of simulated time up to which sums of ticks are exact.
-HORIZON_S: Final = 2.0**23
-_TICKS_PER_MS: Final = 2.0**30 / 1000.0
-_MAX_TICKS: Final = 2.0**50  # 12 days, so that some thousands of the longest still add up without overflow.
-
-Ticks = NDArray[np.int64]
-_BLOCK: Final = 1 << 14
 _ZERO = Constant(0.0)
 _ONE = Constant(1.0)
-
-
-def to_ticks(ms: NDArray[np.float64]) -> Ticks:
-    """Round durations in ms to whole ticks.
-
-    Raises
-    ------
-    SimulationError
-        If one is negative, not a number, or longer than 12 days.
-    """
-    ticks = ms * _TICKS_PER_MS
-    np.rint(ticks, out=ticks)
-    if ticks.size and not (float(ticks.min()) >= 0.0 and float(ticks.max()) <= _MAX_TICKS):
-        raise SimulationError(
-            f"a simulated duration must be from 0 ms to 12 days; drawn: {float(ms.min()):g} to {float(ms.max()):g} ms"
-        )
-    return ticks.astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,61 +214,90 @@ class World:
         attempt: int = 0,
         sources: int | NDArray[np.intp] | None = None,
         transfer: bool = True,
+        only: Chosen = None,
     ) -> tuple[Ticks, Ticks, Ticks]:
         """Draw what one call to each of the `n` hosts of a group takes: link out, service, link back.
 
         Both engines draw here and nowhere else. Host i's durations depend on the seed, the group's name, the request,
         the attempt and i alone; its links on the zone from which it is called as well (`sources`, of all calls or one
         for each; home when absent). The service includes the backlog of others and a cold start. Without `transfer`
-        the links leave out what a message's size takes.
+        the links leave out what a message's size takes. With `only` the durations of those hosts alone are drawn.
         """
-        service = self.service if group == LEAF else self.aggregator_service
         # Drawn as an array, like all else, and the same for every group and attempt of the request.
         pace = float(self.pace.sample(streams.uniform("pace", request, 1))[0])
-        prefix = f"{group}/" if attempt == 0 else f"{group}/attempt {attempt}/"
-        busy = _draw(service, streams, prefix + "service", request, n, pace)
+        prefix = _prefix(group, attempt)
+        service = self.service if group == LEAF else self.aggregator_service
+        busy = draw(service, streams, prefix + "service", request, n, pace, only)
         if self.cold_start is not None and self.cold_start.share:
-            cold = streams.uniform(prefix + "is_cold", request, n) < self.cold_start.share
-            busy += np.where(cold, self.cold_ticks(streams, group, request, n, attempt), 0)
+            cold = np.flatnonzero(uniforms(streams, prefix + "is_cold", request, n, only) < self.cold_start.share)
+            busy[cold] += self.cold_ticks(streams, group, request, n, attempt, only=among(cold, only))
         if self.background is not None:
-            busy += self.backlog(streams, group, request, n, attempt=attempt)
-        links = []
-        for name, latency, size in (("out", self.link_out, "request"), ("back", self.link_back, "answer")):
-            stream, bytes_ = f"{prefix}link_{name}", getattr(self, f"{size}_bytes") if transfer else 0.0
-            if self.geography is None:
-                link = _draw(latency, streams, stream, request, n, pace)
-                if bytes_:
-                    link += transfer_ticks(bytes_, self.bandwidth_mbps)
-            else:
-                link = np.empty(n, np.int64)
-                zones = zones_of(self.geography, streams, group, n, attempt % self.replicas)
-                origins = np.broadcast_to(self.geography.home_index if sources is None else sources, n)
-                for a in np.unique(origins).tolist():
-                    for b in range(len(self.geography.zones)):
-                        here = (origins == a) & (zones == b)
-                        if here.any():
-                            # All are drawn and some taken: element i of a draw does not depend on its neighbours.
-                            route = self.geography.route(a, b)
-                            drawn = _draw(route.latency, streams, stream, request, n, pace)
-                            link[here] = drawn[here] + transfer_ticks(bytes_, route.bandwidth_mbps)
-            links.append(link)
-        return links[0], busy, links[1]
+            busy += self.backlog(streams, group, request, n, attempt=attempt, only=only)
+        key = (streams, group, request, n, attempt, pace, sources, transfer, only)
+        return self._link("out", *key), busy, self._link("back", *key)
 
-    def backlog(self, streams: Streams, group: str, request: int, n: int, *, attempt: int = 0) -> Ticks:
+    def begins(self, streams: Streams, request: int, n: int, *, attempt: int, only: Chosen = None) -> Ticks:
+        """Draw when each leaf's own service begins after its call has left: link out and backlog of :meth:`hops`."""
+        pace = float(self.pace.sample(streams.uniform("pace", request, 1))[0])
+        out = self._link("out", streams, LEAF, request, n, attempt, pace, None, True, only)
+        if self.background is not None:
+            out += self.backlog(streams, LEAF, request, n, attempt=attempt, only=only)
+        return out
+
+    def _link(
+        self,
+        way: Literal["out", "back"],
+        streams: Streams,
+        group: str,
+        request: int,
+        n: int,
+        attempt: int,
+        pace: float,
+        sources: int | NDArray[np.intp] | None,
+        transfer: bool,
+        only: Chosen,
+    ) -> Ticks:
+        stream = f"{_prefix(group, attempt)}link_{way}"
+        size_bytes = (self.request_bytes if way == "out" else self.answer_bytes) if transfer else 0.0
+        if self.geography is None:
+            link = draw(self.link_out if way == "out" else self.link_back, streams, stream, request, n, pace, only)
+            if size_bytes:
+                link += transfer_ticks(size_bytes, self.bandwidth_mbps)
+            return link
+        zones = chosen_of(zones_of(self.geography, streams, group, n, attempt % self.replicas), only)
+        origins = self.geography.home_index if sources is None else sources
+        origins = (
+            np.broadcast_to(origins, len(zones)) if np.ndim(origins) == 0 else chosen_of(np.asarray(origins), only)
+        )
+        link = np.empty(len(zones), np.int64)
+        for a in np.unique(origins).tolist():
+            for b in range(len(self.geography.zones)):
+                here = np.flatnonzero((origins == a) & (zones == b))
+                if here.size:
+                    route = self.geography.route(a, b)
+                    drawn = draw(route.latency, streams, stream, request, n, pace, among(here, only))
+                    link[here] = drawn + transfer_ticks(size_bytes, route.bandwidth_mbps)
+        return link
+
+    def backlog(
+        self, streams: Streams, group: str, request: int, n: int, *, attempt: int = 0, only: Chosen = None
+    ) -> Ticks:
         """Draw the work of others that each call finds before it; it is part of the service of :meth:`hops`."""
         if self.background is None:
-            return np.zeros(n, np.int64)
-        prefix = f"{group}/" if attempt == 0 else f"{group}/attempt {attempt}/"
-        return to_ticks(self.background.sample(streams.uniform(prefix + "background", request, n)))
+            return np.zeros(count_of(n, only), np.int64)
+        u = uniforms(streams, _prefix(group, attempt) + "background", request, n, only)
+        return to_ticks(self.background.sample(u))
 
-    def cold_ticks(self, streams: Streams, group: str, request: int, n: int, attempt: int) -> Ticks:
+    def cold_ticks(
+        self, streams: Streams, group: str, request: int, n: int, attempt: int, *, only: Chosen = None
+    ) -> Ticks:
         """Draw what a cold start of each host would take."""
         assert self.cold_start is not None
-        return _draw(self.cold_start.latency, streams, f"{group}/attempt {attempt}/cold", request, n)
+        return draw(self.cold_start.latency, streams, f"{group}/attempt {attempt}/cold", request, n, only=only)
 
     def base_ticks(self, streams: Streams, request: int) -> int:
         """Draw the request's `base`."""
-        return int(_draw(self.base, streams, "base", request, 1)[0])
+        return int(draw(self.base, streams, "base", request, 1)[0])
 
 
 #: The group of vendors; inner nodes of a tree are in groups "aggregator/1" (the lowest), "aggregator/2", ...
@@ -306,16 +317,6 @@ _READERS: Final[Mapping[str, Any]] = {
 }
 
 
-def ms_to_ticks(ms: float) -> int:
-    """Round one duration in ms to whole ticks; see :func:`to_ticks`."""
-    return int(to_ticks(np.array([ms]))[0])
-
-
-def transfer_ticks(size_bytes: float, bandwidth_mbps: float | None) -> int:
-    """Return what a message of that size takes on a link of that many megabits a second, beyond its latency."""
-    return 0 if bandwidth_mbps is None or not size_bytes else ms_to_ticks(size_bytes * 0.008 / bandwidth_mbps)
-
-
 @lru_cache(maxsize=32)
 def zones_of(geography: Geography, streams: Streams, group: str, n: int, replica: int = 0) -> NDArray[np.intp]:
     """Return the zone of each of the `n` hosts of a group, or of one of their replicas; not to be written to."""
@@ -324,15 +325,8 @@ def zones_of(geography: Geography, streams: Streams, group: str, n: int, replica
     return zones
 
 
-def _draw(latency: Latency, streams: Streams, stream: str, request: int, n: int, pace: float = 1.0) -> Ticks:
-    if isinstance(latency, Constant):  # The same ticks without spending a million uniforms on them.
-        return np.full(n, to_ticks(np.array([latency.ms * pace]))[0])
-    u = streams.uniform(stream, request, n)
-    ticks = u.view(np.int64)  # In the memory of the uniforms, a block after it was read: fresh memory costs a tenth.
-    for start in range(0, n, _BLOCK):  # In blocks, which stay in the processor's cache: at a million it saves a tenth.
-        ms = latency.sample(u[start : start + _BLOCK])
-        ticks[start : start + _BLOCK] = to_ticks(ms if pace == 1.0 else ms * pace)
-    return ticks
+def _prefix(group: str, attempt: int) -> str:
+    return f"{group}/" if attempt == 0 else f"{group}/attempt {attempt}/"
 
 
 def tree_levels(leaves: int, width: int | None) -> list[int]:

@@ -27,6 +27,7 @@ sum is infinite only where the total is.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import struct
 from collections.abc import Callable, Iterable
@@ -192,6 +193,13 @@ def _partial(values: list[Value]) -> Value:
     return total.pack()
 
 
+def merge_partials(partials: Iterable[Value]) -> Value:
+    """Return the packed sum of packed sums."""
+    listed = list(partials)
+    # A REAL stands for itself, among partials as among values.
+    return _partial(listed) if set(map(type, listed)) == {float} else _merged(listed).pack()
+
+
 def _merged(partials: Iterable[Value]) -> ExactSum:
     total = ExactSum()
     total.merge(partials)
@@ -221,7 +229,7 @@ def _mean_of_values(values: list[Value]) -> Value:
 #: name -> (number of arguments, what it makes of the collected arguments)
 FUNCTIONS: dict[str, tuple[int, Callable[[list[Any]], Value]]] = {
     "mktsim_sum": (1, _partial),
-    "mktsim_sum_merge": (1, lambda partials: _merged(partials).pack()),
+    "mktsim_sum_merge": (1, merge_partials),
     "mktsim_sum_value": (1, lambda partials: _merged(partials).value()),
     "mktsim_total_value": (1, lambda partials: _merged(partials).total()),
     "mktsim_avg_value": (2, _mean_of_partials),
@@ -229,6 +237,18 @@ FUNCTIONS: dict[str, tuple[int, Callable[[list[Any]], Value]]] = {
     "mktsim_exact_total": (1, lambda values: _raw(values).total()),
     "mktsim_exact_avg": (1, _mean_of_values),
 }
+
+
+def fingerprint(rows: Iterable[tuple[Value, ...]]) -> int:
+    """Return a number that tells sets of rows apart, whatever their order: the sum of 64-bit digests.
+
+    Examples
+    --------
+    >>> fingerprint([(1, "a"), (2, None)]) == fingerprint([(2, None), (1, "a")]) != fingerprint([(1.0, "a")])
+    True
+    """
+    digests = (hashlib.blake2b(repr(row).encode("utf-8", "surrogatepass"), digest_size=8).digest() for row in rows)
+    return sum(int.from_bytes(digest, "little") for digest in digests) % 2**63
 
 
 def _append_pair(state: list[Any], *arguments: Value) -> None:
@@ -249,6 +269,10 @@ def register(connection: Any) -> None:
             connection.create_aggregate_function(name, _factory(step, final), count)
         else:
             connection.create_aggregate(name, count, _aggregate_class(count, final))
+    if isinstance(connection, Connection):
+        connection.create_aggregate_function("mktsim_fingerprint", _factory(_append_pair, fingerprint), -1)
+    else:
+        connection.create_aggregate("mktsim_fingerprint", -1, _aggregate_class(-1, fingerprint))
 
 
 def _factory(step: Any, final: Any) -> Any:

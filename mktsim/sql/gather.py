@@ -6,13 +6,15 @@ A session holds one connection with a plan's tables, so that a repeated statemen
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mktsim.errors import EvaluationError, InvalidArgumentError, QueryTooLargeError
+from mktsim.errors import EvaluationError, InvalidArgumentError, QueryError, QueryTooLargeError
+from mktsim.sql.arrivals import Arrivals
 from mktsim.sql.exact import register
 from mktsim.sql.lexer import PREFIX
+from mktsim.sql.merge import merge_groups
 from mktsim.sql.plan import Combine, Plan
 from mktsim.sqlite import (
     STATEMENT_CLOCK,
@@ -29,6 +31,7 @@ from mktsim.sqlite import (
 Row = tuple[Any, ...]
 #: What one vendor sent: its place in the order of vendors, and rows for each scatter statement.
 Segment = tuple[Any, Sequence[list[Row]]]
+Setup = Callable[[Connection], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,8 @@ class GatherLimits:
 
 
 _PAGE_BYTES = 4096
+#: Groups that SQL merges as they are: fewer are not worth a pass over them.
+_FEW = 64
 
 
 def _open(tables: Iterable[str], limits: GatherLimits | None = None) -> Connection:
@@ -82,35 +87,43 @@ def _open(tables: Iterable[str], limits: GatherLimits | None = None) -> Connecti
 class _Session:
     """A connection with one plan's tables; empty between uses."""
 
-    def __init__(self, plan: Plan, *, relaxed: bool, limits: GatherLimits) -> None:
+    def __init__(self, plan: Plan, *, relaxed: bool, limits: GatherLimits, setup: Setup | None) -> None:
         self._plan = plan
-        self._connection = _open(plan.relaxed_tables if relaxed else plan.tables, limits)
+        self.connection = _open(plan.relaxed_tables if relaxed else plan.tables, limits)
+        if setup is not None:
+            setup(self.connection)
         self.relaxed = relaxed
         # Rows are given up as they enter, never held twice; unless keys may collide, when they are needed again.
-        self._consume = relaxed or not plan.relaxed_tables or plan.tables == plan.relaxed_tables
+        self.consumes = relaxed or not plan.relaxed_tables or plan.tables == plan.relaxed_tables
 
     def run(self, segments: Sequence[Segment], values: Sequence[Value], unix_ms: int | None) -> list[Row]:
-        connection, plan = self._connection, self._plan
-        STATEMENT_CLOCK.unix_ms = _system_clock_ms() if unix_ms is None else unix_ms
-        connection.execute("BEGIN")
+        self.connection.execute("BEGIN")
         try:
-            for position, statement in enumerate(plan.scatter):
-                connection.executemany(statement.insert, self._rows(segments, position))
-            bindings = {f"{PREFIX}{number}": value for number, value in enumerate(values, 1)}
-            return connection.execute(plan.gather, bindings).fetchall()
+            for position, statement in enumerate(self._plan.scatter):
+                self.connection.executemany(statement.insert, self._rows(segments, position))
+            return self.answer(values, unix_ms)
         finally:
-            # Rolling back empties the tables without touching the rows one by one.
-            if not connection.get_autocommit():
-                connection.execute("ROLLBACK")
+            self.empty()
+
+    def answer(self, values: Sequence[Value], unix_ms: int | None) -> list[Row]:
+        """Run the plan's last statement over what has been inserted."""
+        STATEMENT_CLOCK.unix_ms = _system_clock_ms() if unix_ms is None else unix_ms
+        bindings = {f"{PREFIX}{number}": value for number, value in enumerate(values, 1)}
+        return self.connection.execute(self._plan.gather, bindings).fetchall()
+
+    def empty(self) -> None:
+        """Roll back, which empties the tables without touching the rows one by one."""
+        if not self.connection.get_autocommit():
+            self.connection.execute("ROLLBACK")
 
     def _rows(self, segments: Sequence[Segment], position: int) -> Iterator[Row]:
         for _, parts in segments:
             yield from parts[position]
-            if self._consume:
+            if self.consumes:
                 parts[position].clear()
 
     def close(self) -> None:
-        self._connection.close()
+        self.connection.close()
 
 
 def _system_clock_ms() -> int:
@@ -132,9 +145,12 @@ class GatherEngine:
         Idle sessions kept.
     limits : GatherLimits, optional
         Caps on rows and bytes, and the size from which to spill.
+    setup : callable, optional
+        Called with each new connection: what interrupts it, for instance.
     """
 
-    def __init__(self, *, sessions: int = 32, limits: GatherLimits | None = None) -> None:
+    def __init__(self, *, sessions: int = 32, limits: GatherLimits | None = None, setup: Setup | None = None) -> None:
+        self._setup = setup
         self._idle: OrderedDict[int, tuple[Plan, _Session]] = OrderedDict()
         self._collided: set[int] = set()
         self._sessions = sessions
@@ -164,19 +180,11 @@ class GatherEngine:
             Vendors sent more rows or bytes than the limits allow.
         """
         sent = sum(len(part) for _, parts in segments for part in parts)
-        if sent > self.limits.max_rows:
-            raise QueryTooLargeError(
-                f"vendors sent {sent:,} rows, the limit is {self.limits.max_rows:,}: add a condition that each vendor "
-                "can apply, or raise GatherLimits.max_rows",
-                sql=plan.statement.sql,
-            )
+        self.check_rows(sent, plan)
+        if plan.combine is not None and plan.combine.merges and sent > _FEW:
+            segments = merge_groups(segments, plan.combine.merges) or segments
         ordered = segments[::-1] if plan.backwards else segments
-        entry = self._idle.pop(id(plan), None)
-        relaxed = id(plan) in self._collided
-        if entry is not None and entry[1].relaxed == relaxed:
-            session = entry[1]
-        else:
-            session = _Session(plan, relaxed=relaxed, limits=self.limits)
+        session = self.lend(plan)
         try:
             try:
                 answer = session.run(ordered, values, unix_ms)
@@ -185,21 +193,59 @@ class GatherEngine:
                     raise
                 # Keys collide between vendors: one table with every row has no such key.
                 session.close()
-                session = _Session(plan, relaxed=True, limits=self.limits)
-                self._collided.add(id(plan))
+                self.collided(plan)
+                session = self.lend(plan)
                 answer = session.run(ordered, values, unix_ms)
-        except FullError as error:
+        except Error as error:
             session.close()
+            raise self.named(error, plan) from error
+        self._keep(plan, session)
+        return answer
+
+    def arrivals(self, plan: Plan, *, ranked: bool) -> Arrivals:
+        """Return what takes a collected statement's rows in as they arrive; see :mod:`mktsim.sql.arrivals`."""
+        return Arrivals(self, plan, ranked=ranked)
+
+    def check_rows(self, sent: int, plan: Plan) -> None:
+        """Raise :class:`QueryTooLargeError` where vendors have sent too many rows."""
+        if sent > self.limits.max_rows:
             raise QueryTooLargeError(
+                f"vendors sent {sent:,} rows, the limit is {self.limits.max_rows:,}: add a condition that each vendor "
+                "can apply, or raise GatherLimits.max_rows",
+                sql=plan.statement.sql,
+            )
+
+    def named(self, error: Exception, plan: Plan) -> QueryError:
+        """Return an error of SQLite's as the one of ours that it is."""
+        if isinstance(error, FullError):
+            return QueryTooLargeError(
                 f"the gather reached {self.limits.max_bytes:,} bytes or the disk is full: add a condition that each "
                 "vendor can apply, or raise GatherLimits.max_bytes",
                 sql=plan.statement.sql,
-            ) from error
-        except Error as error:
+            )
+        return EvaluationError(str(error), sql=plan.statement.sql)
+
+    def collided(self, plan: Plan) -> None:
+        """Remember that keys of this plan's tables collide between vendors."""
+        self._collided.add(id(plan))
+
+    def lend(self, plan: Plan) -> _Session:
+        """Return a session that nobody else uses, with the plan's tables, empty."""
+        entry = self._idle.pop(id(plan), None)
+        relaxed = id(plan) in self._collided
+        if entry is not None and entry[1].relaxed == relaxed:
+            return entry[1]
+        if entry is not None:
+            entry[1].close()
+        return _Session(plan, relaxed=relaxed, limits=self.limits, setup=self._setup)
+
+    def give_back(self, plan: Plan, session: _Session, *, is_sound: bool) -> None:
+        """Empty a session and keep it, or close it."""
+        if is_sound:
+            session.empty()
+            self._keep(plan, session)
+        else:
             session.close()
-            raise EvaluationError(str(error), sql=plan.statement.sql) from error
-        self._keep(plan, session)
-        return answer
 
     def _keep(self, plan: Plan, session: _Session) -> None:
         previous = self._idle.pop(id(plan), None)
@@ -233,12 +279,15 @@ class Combiner:
     def __init__(self, combine: Combine, bindings: Sequence[Value]) -> None:
         self._combine = combine
         self._bindings = tuple(bindings)
-        self._connection = _open((combine.table,))
+        self.connection = _open((combine.table,))
 
     def __call__(self, segments: Iterable[Segment]) -> list[Segment]:
         """Combine segments that are sorted by vendor; the result is sorted too."""
         listed = list(segments)
-        connection, combine = self._connection, self._combine
+        merged = merge_groups(listed, self._combine.merges) if self._combine.merges else None
+        if merged is not None:
+            return merged
+        connection, combine = self.connection, self._combine
         connection.execute("BEGIN")
         try:
             connection.executemany(
@@ -257,4 +306,4 @@ class Combiner:
 
     def close(self) -> None:
         """Close the working database."""
-        self._connection.close()
+        self.connection.close()

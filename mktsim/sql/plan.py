@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from html import escape
+from typing import TYPE_CHECKING, Literal
 
 from mktsim.sql import lexer
 from mktsim.sql.lexer import PREFIX, Statement
 from mktsim.sqlite import Connection, Error, Value, rows
 
+if TYPE_CHECKING:
+    from mktsim.sql.bounds import Bounds
+    from mktsim.sql.threshold import Rounds
+    from mktsim.sql.topk import TopK
+
 Tier = Literal["route", "two-phase", "collect", "local"]
 
-#: What a scatter statement's placeholder is bound to: a parameter number, or the pushed-down limit.
-Binder = int | Literal["limit"]
+#: What a placeholder is bound to: a parameter number, the pushed-down limit, one row more, or a scan's threshold.
+Binder = int | Literal["limit", "more", "bound"]
+_NAMED: dict[str, Binder] = {":mktsim_limit": "limit", ":mktsim_more": "more", ":mktsim_bound": "bound"}
 
 
 def positional(text: str) -> tuple[str, tuple[Binder, ...]]:
@@ -31,7 +38,7 @@ def positional(text: str) -> tuple[str, tuple[Binder, ...]]:
             binders.append(int(piece[len(PREFIX) + 1 :]))
             piece = "?"
         elif kind == "parameter":
-            binders.append("limit")
+            binders.append(_NAMED[piece])
             piece = "?"
         pieces.append(piece)
     return "".join(pieces), tuple(binders)
@@ -51,19 +58,28 @@ class ScatterStatement:
         The statement that puts one of its rows into the gather.
     width : int
         Columns per row.
+    placed : str
+        The same insertion with the row's rowid before its values; empty where the gather's table has none to name.
     """
 
     sql: str
     binders: tuple[Binder, ...]
     insert: str
     width: int
+    placed: str = ""
 
     @classmethod
-    def build(cls, text: str, table: str, columns: Sequence[str]) -> ScatterStatement:
+    def build(cls, text: str, table: str, columns: Sequence[str], *, rowid: str | None = None) -> ScatterStatement:
         """Make the statement and its insertion from normalised text."""
         sql, binders = positional(text)
-        marks = ", ".join("?" * len(columns))
-        return cls(sql, binders, f"INSERT INTO {table}({', '.join(columns)}) VALUES ({marks})", len(columns))
+        made = [_insertion(table, columns)]
+        if rowid is not None:
+            made.append(_insertion(table, [rowid, *columns]))
+        return cls(sql, binders, made[0], len(columns), *made[1:])
+
+
+def _insertion(table: str, columns: Sequence[str]) -> str:
+    return f"INSERT INTO {table}({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +114,15 @@ class Combine:
         DDL of the working table: an ordinal column, then the partial's columns.
     insert, sql : str
         How rows enter it and leave it: ordinal first both times. Placeholders of `sql` are bound by `binders`.
+    merges : tuple of str
+        The same for `mktsim.sql.merge`: for each column how it merges, or nothing for a key; empty where SQL must do it.
     """
 
     table: str
     insert: str
     sql: str
     binders: tuple[Binder, ...]
+    merges: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +161,12 @@ class Plan:
         Why a better tier was not possible; empty for two-phase.
     needs_functions : bool
         Whether vendors must know the aggregates of `mktsim.sql.register`.
+    top : TopK or None
+        How a scan finds the first rows without a sort at each vendor.
+    rounds : Rounds or None
+        How the first groups by a non-negative aggregate are found without shipping every group.
+    bounds : Bounds or None
+        What summaries of vendors can say about the statement.
     steps : tuple of str
         SQLite's query plan where bound values may change it, and with it an order that SQL leaves open; else empty.
     """
@@ -161,6 +186,9 @@ class Plan:
     rules: tuple[str, ...] = field(default=())
     reason: str = ""
     needs_functions: bool = False
+    top: TopK | None = None
+    rounds: Rounds | None = None
+    bounds: Bounds | None = None
     steps: tuple[str, ...] = ()
 
     def travels(self, vendors: int) -> str:
@@ -171,6 +199,25 @@ class Plan:
             return f"at most LIMIT + OFFSET rows from each of {vendors:,} vendors"
         if any(statement.sql.endswith((" HAVING COUNT(*) > 0", " LIMIT 1")) for statement in self.scatter):
             return f"at most {vendors:,}: one row a vendor"
+        if self.rounds is not None:
+            return f"the first groups of each of {vendors:,} vendors; of those with many, further ones that may count"
         if self.tier == "two-phase" and " GROUP BY " in self.scatter[0].sql:
             return f"a row for each group of each of {vendors:,} vendors"
         return f"every row of {vendors:,} vendors that passes the scatter's conditions"
+
+    def _lines(self) -> list[tuple[str, str]]:
+        """Return what a reader wants to know, a name and a text each."""
+        lines = [("tier", self.tier + (f" ({self.reason})" if self.reason else ""))]
+        lines += [("scatter", statement.sql) for statement in self.scatter]
+        lines += [("combine", self.combine.sql)] if self.combine else []
+        lines += [("gather", self.gather), ("columns", ", ".join(self.columns))]
+        return lines + [("rule", rule) for rule in self.rules]
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name:<8} {value}" for name, value in self._lines())
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th>{name}</th><td><code>{escape(value)}</code></td></tr>" for name, value in self._lines()
+        )
+        return f"<table>{rows}</table>"

@@ -21,6 +21,7 @@ from mktsim.errors import InvalidArgumentError, UnsupportedQueryError
 from mktsim.sql import lexer
 from mktsim.sql.catalog import Catalog, Facts, affinity
 from mktsim.sql.collect import collect, rebuildable
+from mktsim.sql.colocated import push_join
 from mktsim.sql.lexer import PREFIX, Statement
 from mktsim.sql.plan import Plan
 from mktsim.sql.schema import Schema
@@ -124,7 +125,7 @@ class Planner:
         catalog = self.catalog
         reason = "random() or the clock is evaluated once, at the coordinator"
         plan: Plan | None = None
-        for attempt in () if volatile else (self._whole, self._decomposed):
+        for attempt in () if volatile else (self._whole, self._decomposed, self._colocated):
             try:
                 plan = attempt(statement, facts, tree)
                 break
@@ -132,6 +133,8 @@ class Planner:
                 reason = str(undecided)
         if plan is not None and plan.needs_functions and not self._functions:
             plan, reason = None, "a vendor's database does not know mktsim_sum(): see mktsim.sql.register"
+        if plan is not None and plan.rounds is not None and not self._functions:
+            plan = replace(plan, rounds=None, rules=plan.rules[:-1])
         if plan is None:
             plan = collect(statement, facts, catalog, tree, reason=reason, volatile=volatile)
         if plan.tier == "two-phase" and self._may_change_with_values(statement, facts):
@@ -178,6 +181,16 @@ class Planner:
 
     def _decomposed(self, statement: Statement, facts: Facts, tree: Node) -> Plan:
         return decompose(statement, facts, single_select(tree, self.catalog), self.catalog)
+
+    def _colocated(self, statement: Statement, facts: Facts, tree: Node) -> Plan:
+        if not _has_joins(tree):
+            single_select(tree, self.catalog)  # For its reason, which is the one to show.
+            return self._decomposed(statement, facts, tree)
+
+        def plan_over(schema: Schema, sql: str) -> Plan:
+            return Planner(schema, functions=self._functions, cache_size=1).plan(sql)
+
+        return push_join(statement, facts, tree, self.catalog, plan_over)
 
     def _refuse(self, statement: Statement, facts: Facts) -> None:
         if ("INDEXED", "BY") in pairwise(statement.words):
@@ -243,6 +256,11 @@ class Planner:
             return None
         # A blob never equals text, and NULL equals nothing.
         return frozenset(key for key, kind in zip(row[::2], row[1::2], strict=True) if kind not in ("null", "blob"))
+
+
+def _has_joins(tree: Node) -> bool:
+    source = tree.args.get("from_") or tree.args.get("from")
+    return bool(tree.args.get("joins") or (source is not None and source.this.args.get("joins")))
 
 
 def _is_volatile(statement: Statement, facts: Facts) -> bool:

@@ -19,6 +19,24 @@ SCHEMA_QUERY = (
 
 
 @dataclass(frozen=True, slots=True)
+class Summarised:
+    """A table of which a store keeps, for each vendor, how many rows there are and how its columns are bounded.
+
+    Attributes
+    ----------
+    table : str
+    columns : tuple of str
+        Columns declared REAL or INTEGER: of each the smallest and the largest value and the count are kept.
+    by : str or None
+        A TEXT column of few distinct values: the same is kept for each of its values.
+    """
+
+    table: str
+    columns: tuple[str, ...] = ()
+    by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Schema:
     """DDL shared by all vendor databases.
 
@@ -29,6 +47,8 @@ class Schema:
     shard_column : str, optional
         A column which, in every table that has it, holds the vendor's own id in every row of that vendor's database.
         Only then may a condition on it send a statement to one vendor alone.
+    summarised : sequence of Summarised
+        What stores that can keep summaries keep; see `mktsim.storage.summaries`.
 
     Attributes
     ----------
@@ -44,10 +64,12 @@ class Schema:
 
     statements: tuple[str, ...]
     shard_column: str | None = None
+    summarised: tuple[Summarised, ...] = ()
     digest: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "statements", tuple(self.statements))
+        object.__setattr__(self, "summarised", tuple(self.summarised))
         text = "\0".join(self.statements)
         object.__setattr__(self, "digest", hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest())
 

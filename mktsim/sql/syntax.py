@@ -2,7 +2,7 @@
 
 Theory of operation
 -------------------
-sqlglot parses; it is not SQLite's parser, and misreads some texts (``CAST(x AS NUMERIC)``, ``1_000``, ``FROM a, b``).
+sqlglot parses; it is not SQLite's parser, and misreads some texts (``CAST(x AS NUMERIC)``, ``1_000``).
 So a tree is used only if the text generated from it compiles, on a schema-only database, to the very program that the
 original compiles to. What fails that test, or does not parse, has no tree, and its statement is collected instead.
 
@@ -39,6 +39,10 @@ def parse(statement: Statement, catalog: Catalog) -> Node | str:
     bindings = {f"{PREFIX}{number}": None for number in range(1, len(statement.parameters) + 1)}
     try:
         tree = sqlglot.parse_one(keep_unary_plus(statement.normal), dialect="sqlite")
+        for join in list(tree.find_all(exp.Join)):
+            # A comma is read as CROSS JOIN, which in SQLite fixes the order of the loops; only a written one has this.
+            if join.args.get("kind") == "CROSS" and "pivots" not in join.args:
+                join.set("kind", None)
         again = text(tree)
         if _canonical(catalog.program(again, bindings)) == _canonical(catalog.program(statement.normal, bindings)):
             return tree

@@ -37,8 +37,10 @@ from dataclasses import dataclass, field, replace
 import sqlglot
 from sqlglot import exp
 
+from mktsim.sql.bounds import with_bounds
 from mktsim.sql.catalog import ROWID_NAMES, Catalog, Column, Facts, Index, affinity
 from mktsim.sql.lexer import Statement
+from mktsim.sql.merge import MERGES
 from mktsim.sql.plan import Combine, Limit, Plan, ScatterStatement, positional
 from mktsim.sql.syntax import (
     Node,
@@ -54,6 +56,8 @@ from mktsim.sql.syntax import (
     unwrap,
     walk_outside,
 )
+from mktsim.sql.threshold import with_rounds
+from mktsim.sql.topk import TopK
 from mktsim.sqlite import Error, quote
 
 _ORDINAL = "mktsim_ordinal"
@@ -253,7 +257,35 @@ class _Builder:
             self.rules.append("LIMIT + OFFSET travels: a vendor's rows past it cannot be among the first")
         scatter = self._scatter(ordering if push else [], group=None, limit=push)
         combine = self._combine_rows(ordering, limit=push)
-        return self._plan(scatter, self._gather({}), combine=combine, limit=push)
+        top = self._top_k() if push and ordering else None
+        return replace(self._plan(scatter, self._gather({}), combine=combine, limit=push), top=top)
+
+    def _top_k(self) -> TopK | None:
+        """Return how a scan finds the first rows without sorting at each vendor; None where it walks an index."""
+        if not self.scan.by_rowid or self.select.table.without_rowid or not self.order:
+            return None
+        head = f"SELECT {', '.join(self.partial.expressions())} FROM {self.select.source}"
+        unsorted = f"{head}{self.condition} LIMIT :mktsim_more"
+        if self._uses_index(unsorted):
+            return None
+        node, term = self.order[0]
+        column = self.select.column(unwrap(node))
+        if column is None or column.collation.upper() != "BINARY":
+            return TopK.build(unsorted)
+        down, nulls_first = bool(term.args.get("desc")), bool(term.args.get("nulls_first"))
+        # Vendors come in the answer's order: with no second term to win by, an equal key is too late.
+        beats = f"{'>' if down else '<'}{'' if len(self.order) == 1 else '='}"
+        key = f"{quote(self.select.alias)}.{quote(column.name)}"
+        bound = f"+{key} {beats} :mktsim_bound"
+        if nulls_first:
+            bound = f"({key} IS NULL OR {bound})"
+        where = f" WHERE ({text(self.select.resolve(self.where.this))}) AND" if self.where is not None else " WHERE"
+        bounded = f"{head}{where} {bound} LIMIT :mktsim_more"
+        if self._uses_index(bounded):
+            return TopK.build(unsorted)
+        self.rules.append("a running threshold within a scan: what is left out comes after k rows found before")
+        place = list(self.partial.shipped).index(column.name.lower())
+        return TopK.build(unsorted, bounded, key=place, descending=down)
 
     def _distinct(self) -> Plan:
         """DISTINCT keeps each value's first row in scan order; so does each vendor, for its own rows."""
@@ -684,7 +716,10 @@ class _Builder:
         keys = [quote(column.name) for column in self.partial.shipped.values()] + self.partial.keys
         group = f" GROUP BY {', '.join(keys)}" if keys else " HAVING COUNT(*) > 0"
         values = [self.partial.merged.get(name, name) for name in self.partial.columns()]
-        return self._combine(f"SELECT MIN({_ORDINAL}), {', '.join(values)} FROM {self.select.source}{group}")
+        combine = self._combine(f"SELECT MIN({_ORDINAL}), {', '.join(values)} FROM {self.select.source}{group}")
+        merges = tuple(self.partial.merged.get(name, "").partition("(")[0] for name in self.partial.columns())
+        in_python = not any(" COLLATE " in definition for definition in self.partial.definitions())
+        return replace(combine, merges=merges) if in_python and set(merges) <= {"", *MERGES} else combine
 
     def _combine(self, text_: str) -> Combine:
         name = quote(self.select.table.name)
@@ -742,5 +777,5 @@ def _arguments(call: Node) -> list[Node]:
 
 def decompose(statement: Statement, facts: Facts, select: Select, catalog: Catalog) -> Plan:
     """Return a two-phase plan, or raise :class:`Undecided` with the reason."""
-    plan = _Builder(statement, facts, select, catalog).build()
-    return replace(plan, single_table=True)
+    builder = _Builder(statement, facts, select, catalog)
+    return replace(with_bounds(builder, with_rounds(builder, builder.build())), single_table=True)

@@ -22,12 +22,23 @@ from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import ClassVar, Self
 
-from mktsim.errors import InvalidArgumentError, ParameterError, ReadOnlyError, SQLSyntaxError, StorageError
+from mktsim.errors import (
+    DuplicateError,
+    InvalidArgumentError,
+    ParameterError,
+    ReadOnlyError,
+    SQLSyntaxError,
+    StorageError,
+)
 from mktsim.sql.schema import Schema
+from mktsim.sql.topk import TopKRequest
 from mktsim.sqlite import AuthError, Connection, Error, ExecTraceAbort, Value, driver
-from mktsim.storage.guards import allow_only_reading, check_vendor_id, scan_error, shown
+from mktsim.storage.connections import Writer
+from mktsim.storage.guards import allow_only_reading, check_vendor_id, scan_error, shown, vendor_errors
 from mktsim.storage.images import Template
 from mktsim.storage.migrate import Migration, migrated
+from mktsim.storage.moves import Epochs
+from mktsim.storage.summaries import ShardSummaries
 
 __all__ = [
     "Answer",
@@ -91,18 +102,12 @@ class VendorStore(ABC):
         setup: Setup | None = None,
         migration: Migration | None = None,
     ) -> None:
-        self.shards: tuple[str, ...] = tuple(shards)
-        if not self.shards or len(set(self.shards)) != len(self.shards):
-            raise InvalidArgumentError(f"shards must be distinct and at least one, not {list(self.shards)[:10]}")
-        for shard in self.shards:
-            if not isinstance(shard, str) or not 0 < len(shard) <= 60 or not shard.isprintable():
-                raise InvalidArgumentError(f"a shard name has 1 to 60 printable characters, not {str(shard)[:80]!r}")
+        self._set_shards(shards)
         self.schema = schema
         self.setup: Setup = setup if setup is not None else no_setup
         self.migration = migration or Migration()
         self.template = Template(schema, self.migration.version)
         self._locate = locate
-        self._known_shards = frozenset(self.shards)
         self._in_transaction: set[str] = set()
         self._closed = False
         self._parameter_counts: dict[str, int] = {}
@@ -139,6 +144,35 @@ class VendorStore(ABC):
         DuplicateError, InvalidArgumentError
             A vendor exists or its rows do not fit. Batches committed before it stay; its own batch leaves nothing.
         """
+
+    @contextmanager
+    def creating(self, vendor_id: str, tables: Tables | None = None) -> Iterator[Connection]:
+        """Lend a connection to a vendor that comes into being, with these rows and the block's, at the block's end.
+
+        Until then nobody sees it, and whatever happens before leaves nothing: the block runs on a copy in memory, which
+        is stored whole in one commit.
+
+        Raises
+        ------
+        DuplicateError
+            The vendor exists, by now.
+        InvalidArgumentError, StorageError
+        """
+        image = self.template.fill(check_vendor_id(vendor_id), tables or {})
+        with self._exclusively(vendor_id):
+            if vendor_id in self:
+                raise DuplicateError(f"vendor {shown(vendor_id)} exists already")
+            connection = self.template.connection(image)
+            try:
+                with vendor_errors(vendor_id), Writer(connection, self.template.cookie).transaction() as lent:
+                    yield lent
+                self._store_new(vendor_id, connection.serialize("main"))
+            finally:
+                connection.close(True)
+
+    @abstractmethod
+    def _store_new(self, vendor_id: str, image: bytes) -> None:
+        """Create a vendor from an image of this store's own, in one commit; raise where it exists."""
 
     @abstractmethod
     def transaction(self, vendor_id: str) -> AbstractContextManager[Connection]:
@@ -233,14 +267,45 @@ class VendorStore(ABC):
         """
 
     @abstractmethod
-    def _scan(self, shard: str, statements: list[Statement], vendor_ids: list[str] | None) -> Iterator[Answer]:
-        """Scan with arguments that are already checked; `vendor_ids` are sorted."""
+    def _scan(
+        self,
+        shard: str,
+        statements: list[Statement],
+        vendor_ids: list[str] | None,
+        top: TopKRequest | None,
+        as_of: int | None,
+    ) -> Iterator[Answer]:
+        """Scan with arguments that are already checked; `vendor_ids` are sorted. `top` may be left unused."""
 
     @abstractmethod
     def _close(self) -> None:
         """Free everything; called once."""
 
     # -- what they share ----------------------------------------------------------------------------------------
+
+    def summaries(self, shard: str) -> ShardSummaries | None:
+        """Return what is known of a shard's vendors as they are now, or None where a store keeps no summaries."""
+        return None
+
+    @property
+    def epochs(self) -> Epochs | None:
+        """By which queries are kept apart from moves of vendors; None where vendors stay in their shards."""
+        return None
+
+    def vendor_ids_as_of(self, shard: str, as_of: int | None) -> list[str]:
+        """Return the ids of a shard as a query sees them that began at an epoch, sorted by code point."""
+        return self.vendor_ids(shard)
+
+    def _set_shards(self, shards: Sequence[str]) -> None:
+        """Take over the names of the shards, or raise where they cannot be names."""
+        named = tuple(shards)
+        if not named or len(set(named)) != len(named):
+            raise InvalidArgumentError(f"shards must be distinct and at least one, not {list(named)[:10]}")
+        for shard in named:
+            if not isinstance(shard, str) or not 0 < len(shard) <= 60 or not shard.isprintable():
+                raise InvalidArgumentError(f"a shard name has 1 to 60 printable characters, not {str(shard)[:80]!r}")
+        self.shards: tuple[str, ...] = named
+        self._known_shards = frozenset(named)
 
     def shard_of(self, vendor_id: str) -> str:
         """Return the shard that holds the vendor, or would hold it."""
@@ -262,7 +327,13 @@ class VendorStore(ABC):
         self.create_many([(vendor_id, tables or {})])
 
     def scan(
-        self, shard: str, statements: Sequence[Statement], *, vendor_ids: Sequence[str] | None = None
+        self,
+        shard: str,
+        statements: Sequence[Statement],
+        *,
+        vendor_ids: Sequence[str] | None = None,
+        top: TopKRequest | None = None,
+        as_of: int | None = None,
     ) -> Iterator[Answer]:
         """Run statements on every vendor of a shard, or on those named, in order of id.
 
@@ -274,6 +345,10 @@ class VendorStore(ABC):
             Each reads only. All statements of one vendor see one snapshot of its database.
         vendor_ids : sequence of str, optional
             Visit these vendors of the shard alone.
+        top : TopKRequest, optional
+            The one statement asks for first rows: a store may leave out those that cannot be among them.
+        as_of : int, optional
+            The epoch at which the query began: vendors that have moved since are where they were then; now when absent.
 
         Returns
         -------
@@ -291,10 +366,46 @@ class VendorStore(ABC):
         UnknownVendorError
             When the scan reaches a named vendor that does not exist in the shard.
         """
+        return self._scan(*self._checked_scan(shard, statements, vendor_ids, top), as_of)
+
+    def collect(
+        self,
+        shard: str,
+        statements: Sequence[Statement],
+        *,
+        vendor_ids: Sequence[str] | None = None,
+        top: TopKRequest | None = None,
+        as_of: int | None = None,
+    ) -> tuple[list[Answer], int]:
+        """Return the answers of :meth:`scan` that have rows, and how many vendors were visited."""
+        return self._collect(*self._checked_scan(shard, statements, vendor_ids, top), as_of)
+
+    def _collect(
+        self,
+        shard: str,
+        statements: list[Statement],
+        vendor_ids: list[str] | None,
+        top: TopKRequest | None,
+        as_of: int | None,
+    ) -> tuple[list[Answer], int]:
+        """Collect with arguments that are already checked."""
+        found: list[Answer] = []
+        visited = 0
+        for answer in self._scan(shard, statements, vendor_ids, top, as_of):
+            visited += 1
+            if any(answer[1]):
+                found.append(answer)
+        return found, visited
+
+    def _checked_scan(
+        self, shard: str, statements: Sequence[Statement], vendor_ids: Sequence[str] | None, top: TopKRequest | None
+    ) -> tuple[str, list[Statement], list[str] | None, TopKRequest | None]:
         self._check_open()
         self._check_shard(shard)
         wanted = None if vendor_ids is None else sorted({check_vendor_id(vendor_id) for vendor_id in vendor_ids})
-        return self._scan(shard, self.check_statements(statements), wanted)
+        if top is not None:
+            self.check_statements([top.unsorted, *([top.bounded] if top.bounded[0] else [])])
+        return shard, self.check_statements(statements), wanted, top
 
     def check_statements(self, statements: Sequence[Statement]) -> list[Statement]:
         """Return the statements with their parameters as tuples, or raise unless each is one that only reads."""

@@ -38,24 +38,75 @@ class Writer:
         try:
             before = connection.total_changes(), connection.pragma("user_version")
             yield connection
-            if connection.authorizer is not None:  # the block's; it would judge our own statements too
-                connection.authorizer = None
-            if connection.get_autocommit():
-                raise StorageError("the block ended its transaction, which was rolled back: leave that to the store")
-            if connection.pragma("schema_version") != self._cookie:
-                raise SchemaMismatchError("the block changed the schema and was rolled back: migrate the store")
-            self.changed = before != (connection.total_changes(), connection.pragma("user_version"))
-            if self.changed and finish is not None:
-                finish(connection)
+            self._judge(before, finish)
             self._committing = self.changed
             connection.execute("COMMIT" if self.changed else "ROLLBACK")
         except BaseException:
-            connection.authorizer = None
+            self._dismiss_authorizer()
             if not connection.get_autocommit():
                 connection.execute("ROLLBACK")
             raise
         finally:
             self._committing = False
+
+    @contextmanager
+    def joining(self, finish: Callable[[Connection], None]) -> Iterator[Connection]:
+        """Run the block as a part of a transaction that stays open until :meth:`commit`, begun if there is none.
+
+        A part that fails is undone alone, unless SQLite gave the whole transaction up: `connection.get_autocommit()`
+        is then true.
+        """
+        connection = self.connection
+        if connection.get_autocommit():
+            connection.execute("BEGIN IMMEDIATE")
+        connection.execute("SAVEPOINT joined")
+        try:
+            before = connection.total_changes(), connection.pragma("user_version")
+            yield connection
+            self._judge(before, finish)
+            if not self.changed:
+                connection.execute("ROLLBACK TO joined")
+            connection.execute("RELEASE joined")
+        except BaseException:
+            self._dismiss_authorizer()
+            if not connection.get_autocommit():
+                connection.execute("ROLLBACK TO joined")
+                connection.execute("RELEASE joined")
+            raise
+
+    def commit(self) -> None:
+        """End the transaction that others joined."""
+        self._committing = True
+        try:
+            self.connection.execute("COMMIT")
+        except BaseException:
+            self.rollback()
+            raise
+        finally:
+            self._committing = False
+
+    def rollback(self) -> None:
+        """Undo the transaction that others joined, if one is open."""
+        if not self.connection.get_autocommit():
+            self.connection.execute("ROLLBACK")
+
+    def _judge(self, before: tuple[int, object], finish: Callable[[Connection], None] | None) -> None:
+        """Look at what the block did: whether it may last, and whether it changed anything."""
+        connection = self.connection
+        self._dismiss_authorizer()
+        if connection.get_autocommit():
+            raise StorageError("the block ended its transaction, which was rolled back: leave that to the store")
+        if connection.pragma("schema_version") != self._cookie:
+            raise SchemaMismatchError("the block changed the schema and was rolled back: migrate the store")
+        self.changed = before != (connection.total_changes(), connection.pragma("user_version"))
+        if self.changed and finish is not None:
+            finish(connection)
+
+    def _dismiss_authorizer(self) -> None:
+        """Take off an authorizer that the block has set and left closed: it would judge our own statements too."""
+        authorizer = self.connection.authorizer
+        if authorizer is not None and not getattr(authorizer, "open", False):
+            self.connection.authorizer = None
 
 
 class Closable(Protocol):

@@ -3,13 +3,17 @@
 Rules
 -----
 * A vendor exists when the catalogue lists it. Its file is complete before it is listed and stays as long as it is
-  listed, so that a crash leaves at most a file that nobody lists, which the next creation of that id replaces.
+  listed, so that a crash leaves at most a file that nobody lists, which the next opening of the store removes.
 * A vendor's version is the application id in its file's header, and so changes in the transaction that it counts.
 
 Theory of operation
 -------------------
 A file's name is a digest of the vendor's id, for ids may hold slashes, quotes and NUL, and be longer than any file
 name. Files are in WAL mode: readers see the last commit while a writer is at work. The most recently used stay open.
+
+*Group commit*: transactions of one vendor that join leave that file's transaction open until `flush`, and so wait for
+the disk once. Vendors do not share a file, so that each costs a wait of its own: many vendors in one commit is what a
+packed store is for.
 """
 
 from __future__ import annotations
@@ -21,9 +25,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
-from mktsim.errors import DuplicateError
+from mktsim.errors import DuplicateError, StorageError
 from mktsim.sql.schema import Schema
-from mktsim.sqlite import Connection, ConstraintError, driver
+from mktsim.sql.topk import TopKRequest
+from mktsim.sqlite import Connection, ConstraintError, Error, driver
 from mktsim.sqlite import transaction as file_transaction
 from mktsim.storage.base import Answer, Setup, Statement, Tables, VendorStore, run_statements
 from mktsim.storage.connections import Cache, Writer
@@ -33,6 +38,7 @@ from mktsim.storage.images import checked, with_application_id, with_journal
 from mktsim.storage.migrate import Migration
 
 _BATCH_VENDORS: Final = 256
+_MOST_JOINED: Final = 64  # vendors whose transactions are open at a time, three file descriptors each
 _CATALOGUE: Final = """
 CREATE TABLE IF NOT EXISTS vendors(
     id TEXT NOT NULL PRIMARY KEY, shard TEXT NOT NULL, deleting INTEGER NOT NULL DEFAULT 0) STRICT;
@@ -54,6 +60,18 @@ class _Opened:
         self.connection.close(True)
 
 
+class _Joined:
+    """A vendor's connection while transactions join, and whether they have changed anything."""
+
+    __slots__ = ("changed", "opened", "writer")
+
+    def __init__(self, opened: _Opened) -> None:
+        assert opened.writer is not None
+        self.opened = opened
+        self.writer = opened.writer
+        self.changed = False
+
+
 class DirectoryStore(VendorStore):
     """A :class:`VendorStore` of one file a vendor, for up to some ten thousand.
 
@@ -64,6 +82,8 @@ class DirectoryStore(VendorStore):
     open_vendors : int
         How many vendors stay open for reading, three file descriptors each; a quarter as many for writing.
     """
+
+    groups = True
 
     def __init__(
         self,
@@ -80,6 +100,8 @@ class DirectoryStore(VendorStore):
         self._readers: Cache[_Opened] = Cache(open_vendors)
         self._writers: Cache[_Opened] = Cache(max(1, open_vendors // 4))
         self._catalogue: Connection | None = None
+        self._joined: dict[str, _Joined] = {}
+        self._lost: dict[str, StorageError] = {}
         try:
             self.path = claim(path, "directory", schema, self.shards, version=self.migration.version)
             with named_errors(f"store {self.path}"):
@@ -87,6 +109,7 @@ class DirectoryStore(VendorStore):
                 self._catalogue.execute(_CATALOGUE).fetchall()
                 for (vendor_id,) in self._catalogue.execute("SELECT id FROM vendors WHERE deleting").fetchall():
                     self._finish_deletion(str(vendor_id))
+                self._sweep()
         except BaseException:
             self.close()
             raise
@@ -154,6 +177,20 @@ class DirectoryStore(VendorStore):
         _remove(self.vendor_path(vendor_id), "", "-wal", "-shm")
         self._catalogue.execute("DELETE FROM vendors WHERE id = ? AND deleting", (vendor_id,))
 
+    def _sweep(self) -> None:
+        """Remove what a crash left of vendors that were never listed."""
+        assert self._catalogue is not None
+        if self._strays():
+            with file_transaction(self._catalogue):  # nobody creates a vendor meanwhile
+                for path in self._strays():
+                    _remove(path, "", "-wal", "-shm")
+
+    def _strays(self) -> list[Path]:
+        assert self._catalogue is not None
+        files = [path for folder in self.path.iterdir() if folder.is_dir() for path in folder.iterdir()]
+        listed = {self.vendor_path(str(row[0])) for row in self._catalogue.execute("SELECT id FROM vendors")}
+        return [path for path in files if path.suffix in (".sqlite", ".new") and path not in listed]
+
     # -- vendors ------------------------------------------------------------------------------------------------
 
     def vendor_ids(self, shard: str | None = None) -> list[str]:
@@ -208,12 +245,76 @@ class DirectoryStore(VendorStore):
                 _remove(path, "-wal", "-shm")  # A log that a crash left would be taken for the new vendor's.
                 replace_file(path, with_journal(with_application_id(image, 1), 2), path.with_suffix(".new"))
 
+    def _store_new(self, vendor_id: str, image: bytes) -> None:
+        self._add([(vendor_id, self.shard_of(vendor_id), image)])
+
     @contextmanager
     def transaction(self, vendor_id: str) -> Iterator[Connection]:
+        self._flush(vendor_id)
         with self._exclusively(vendor_id), self._opened(vendor_id, writable=True) as opened:
             assert opened.writer is not None
             with vendor_errors(vendor_id), opened.writer.transaction(_count_version) as connection:
                 yield connection
+
+    @contextmanager
+    def join(self, vendor_id: str) -> Iterator[Connection]:
+        with self._exclusively(vendor_id):
+            joined = self._joined.get(vendor_id)
+            if joined is None:
+                joined = self._begin(vendor_id)
+            try:
+                with vendor_errors(vendor_id), joined.writer.joining(_count_version) as connection:
+                    yield connection
+                joined.changed = joined.changed or joined.writer.changed
+            except BaseException as error:
+                # SQLite may have given all of it up, a full disk for instance; or nothing was joined before.
+                if joined.writer.connection.get_autocommit() or not joined.changed:
+                    self._lose(vendor_id, error)
+                raise
+            if not joined.changed:  # then nobody will flush it
+                self._flush(vendor_id)
+
+    def _begin(self, vendor_id: str) -> _Joined:
+        """Take a vendor's connection out of the cache for those who join."""
+        if len(self._joined) >= _MOST_JOINED:
+            for other in list(self._joined):
+                self._flush(other)
+        with self._opened(vendor_id, writable=True) as opened:
+            pass
+        self._writers.take(vendor_id)
+        joined = self._joined[vendor_id] = _Joined(opened)
+        return joined
+
+    def _flush(self, vendor_id: str) -> None:
+        joined = self._joined.get(vendor_id)
+        if joined is None:
+            return
+        try:
+            joined.writer.commit()
+        except Error as error:
+            self._lose(vendor_id, error)
+            return
+        del self._joined[vendor_id]
+        self._writers.give(vendor_id, joined.opened)
+
+    def _lose(self, vendor_id: str, error: BaseException) -> None:
+        joined = self._joined.pop(vendor_id)
+        joined.writer.rollback()
+        joined.opened.close()
+        if joined.changed:
+            message = f"vendor {shown(vendor_id)}: its last changes could not be stored: {error}"
+            self._lost[vendor_id] = StorageError(message)
+
+    def flush(self) -> dict[str, StorageError]:
+        for vendor_id in list(self._joined):
+            self._flush(vendor_id)
+        lost, self._lost = self._lost, {}
+        return lost
+
+    def discard(self) -> None:
+        for vendor_id in list(self._joined):
+            self._lose(vendor_id, StorageError("discarded"))
+        self._lost.clear()
 
     @contextmanager
     def read(self, vendor_id: str) -> Iterator[Connection]:
@@ -221,6 +322,7 @@ class DirectoryStore(VendorStore):
             yield opened.connection
 
     def delete(self, vendor_id: str) -> None:
+        self._flush(vendor_id)
         with self._exclusively(vendor_id), self._listed(vendor_id) as catalogue:
             catalogue.execute("UPDATE vendors SET deleting = 1 WHERE id = ?", (vendor_id,))
             self._readers.drop(vendor_id)
@@ -243,6 +345,7 @@ class DirectoryStore(VendorStore):
         self._check_open()
         shard = self.shard_of(vendor_id)
         adopted = self.template.adopt(image, vendor_id)
+        self._flush(vendor_id)
         with self._exclusively(vendor_id):
             if vendor_id not in self:
                 self._add([(vendor_id, shard, adopted)])
@@ -279,7 +382,14 @@ class DirectoryStore(VendorStore):
         with self._exclusively(vendor_id), self._opened(vendor_id, writable=True):
             pass  # opening it migrates it
 
-    def _scan(self, shard: str, statements: list[Statement], vendor_ids: list[str] | None) -> Iterator[Answer]:
+    def _scan(
+        self,
+        shard: str,
+        statements: list[Statement],
+        vendor_ids: list[str] | None,
+        top: TopKRequest | None,
+        as_of: int | None,
+    ) -> Iterator[Answer]:
         for vendor_id in self.vendor_ids(shard) if vendor_ids is None else vendor_ids:
             if vendor_ids is not None and self.shard_of(vendor_id) != shard:
                 raise unknown(vendor_id)
@@ -292,6 +402,8 @@ class DirectoryStore(VendorStore):
             yield vendor_id, rows
 
     def _close(self) -> None:
+        for vendor_id in list(self._joined):
+            self._flush(vendor_id)
         self._readers.close()
         self._writers.close()
         if self._catalogue is not None:

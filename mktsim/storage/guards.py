@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from mktsim.errors import (
     CorruptImageError,
@@ -69,16 +70,21 @@ def allow_only_reading(action: int, first: str | None, second: str | None, _sche
 
 
 @contextmanager
-def named_errors(what: str, vendor_id: str = "") -> Iterator[None]:
-    """Turn SQLite's and the system's errors inside the block into this package's storage errors."""
+def named_errors(what: str, vendor_id: str = "", path: Path | None = None) -> Iterator[None]:
+    """Turn SQLite's and the system's errors inside the block into this package's storage errors.
+
+    They name `what`, then the file and the vendor where a `path` is given: put together only when something is wrong.
+    """
     try:
         yield
-    except (CorruptError, NotADBError) as error:
-        raise CorruptImageError(f"{what}: damaged: {error}; restore it from a copy", vendor_id=vendor_id) from error
     except MktsimError:  # Some of them are OSErrors too.
         raise
     except (Error, OSError) as error:
-        raise StorageError(f"{what}: {error}") from error
+        where = what if path is None else f"{what} {path}, vendor {shown(vendor_id)}"
+        if isinstance(error, (CorruptError, NotADBError)):
+            message = f"{where}: damaged: {error}; restore it from a copy"
+            raise CorruptImageError(message, vendor_id=vendor_id) from error
+        raise StorageError(f"{where}: {error}") from error
 
 
 @contextmanager

@@ -20,7 +20,7 @@ Pages are small, for a small vendor has many nearly empty tables: ten products w
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -81,6 +81,9 @@ class Template:
         if version > 1:
             self._staging.execute(f"PRAGMA user_version = {version}")
         self.image: bytes = self._staging.serialize("main")
+        self._has_virtual = bool(
+            self._staging.execute("SELECT EXISTS(SELECT 1 FROM pragma_table_list WHERE type = 'virtual')").get
+        )
         self._template_form = self._form(self._staging, self.image)
         self._inserts: dict[tuple[str, int], str] = {}
 
@@ -94,8 +97,15 @@ class Template:
         connection.deserialize("main", self.image if image is None else image)
         return connection
 
-    def fill(self, vendor_id: str, tables: Mapping[str, Sequence[Sequence[Value]]]) -> bytes:
+    def fill(
+        self,
+        vendor_id: str,
+        tables: Mapping[str, Sequence[Sequence[Value]]],
+        look: Callable[[Connection], object] | None = None,
+    ) -> bytes:
         """Return the image of a new vendor with these rows, all rows of a table as long as its first.
+
+        `look` is shown the database before it is rolled back.
 
         The rows are inserted into the template's own connection, which is then rolled back: an image depends on its
         own rows alone.
@@ -105,9 +115,11 @@ class Template:
         InvalidArgumentError
             A table is unknown or a row does not fit.
         """
-        if not tables:
-            return self.image
         staging = self._staging
+        if not tables:
+            if look is not None:
+                look(staging)
+            return self.image
         staging.execute("BEGIN")
         table = ""
         try:
@@ -115,6 +127,10 @@ class Template:
                 width = len(rows[0]) if rows else 0
                 statement = self._inserts.get((table, width)) or self._insert(table, width)
                 staging.executemany(statement, _without_nan(rows))
+            if self._has_virtual:  # Full-text search keeps what is new in memory until a savepoint or the commit.
+                staging.execute("SAVEPOINT filled; RELEASE filled")
+            if look is not None:
+                look(staging)
             return staging.serialize("main")
         except (Error, TypeError, ValueError, OverflowError) as error:
             raise InvalidArgumentError(f"vendor {vendor_id[:60]!r}, table {table[:60]!r}: {error}") from error

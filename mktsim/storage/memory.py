@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from mktsim.errors import DuplicateError
 from mktsim.sql.schema import Schema
+from mktsim.sql.topk import TopKRequest
 from mktsim.sqlite import Connection
 from mktsim.storage.base import Answer, Setup, Statement, Tables, VendorStore, run_statements
 from mktsim.storage.connections import Writer
@@ -83,6 +84,9 @@ class MemoryStore(VendorStore):
             count += 1
         return count
 
+    def _store_new(self, vendor_id: str, image: bytes) -> None:
+        self._vendors[self.shard_of(vendor_id)][vendor_id] = self._open(image, version=1)
+
     @contextmanager
     def transaction(self, vendor_id: str) -> Iterator[Connection]:
         vendor = self._vendor(vendor_id)
@@ -129,7 +133,14 @@ class MemoryStore(VendorStore):
         self.setup(connection)
         return _Vendor(Writer(connection, self.template.cookie), version)
 
-    def _scan(self, shard: str, statements: list[Statement], vendor_ids: list[str] | None) -> Iterator[Answer]:
+    def _scan(
+        self,
+        shard: str,
+        statements: list[Statement],
+        vendor_ids: list[str] | None,
+        top: TopKRequest | None,
+        as_of: int | None,
+    ) -> Iterator[Answer]:
         vendors = self._vendors[shard]
         for vendor_id in sorted(vendors) if vendor_ids is None else vendor_ids:
             vendor = vendors.get(vendor_id)

@@ -5,6 +5,7 @@ Rules
 * A vendor's image, version and schema digest are one row; a commit of a vendor is one transaction of its shard file.
 * A commit compares the version it started from: two processes cannot overwrite each other's change.
 * Commits that join a group are in one transaction of the shard file: all of them last, or none does.
+* A row with a negative version is a copy on the move, and not there: see `mktsim.storage.moves`.
 
 Theory of operation
 -------------------
@@ -23,33 +24,43 @@ A commit writes the whole image: fit for vendors of up to some megabytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from mktsim.errors import DuplicateError, SchemaMismatchError, StorageError
+from mktsim.errors import DuplicateError, MktsimError, SchemaMismatchError, StorageError
 from mktsim.sql.schema import Schema
-from mktsim.sqlite import Connection, ConstraintError, Error
+from mktsim.sql.topk import TopKRequest
+from mktsim.sqlite import BusyError, Connection, ConstraintError, Error
 from mktsim.sqlite import transaction as file_transaction
 from mktsim.storage.base import Answer, Setup, Statement, Tables, VendorStore
 from mktsim.storage.connections import Cache, Writer
-from mktsim.storage.folder import claim, file_name, open_file
+from mktsim.storage.folder import BUSY_TIMEOUT_MS, claim, file_name, moving_in, note_shards, open_file
 from mktsim.storage.guards import check_vendor_id, named_errors, shown, unknown, vendor_errors
 from mktsim.storage.images import checked, open_quickly
 from mktsim.storage.migrate import Migration
+from mktsim.storage.moves import ABSENT, LATEST, MOVES_TABLE, UNSEEN, Epochs, Moves
 from mktsim.storage.scanner import ShardScanner, close_scanners, open_scanner
+from mktsim.storage.sparse import BASES_TABLE, Bases, of_vendor, packed
+from mktsim.storage.summaries import INSERT, SUMMARY_TABLES, UPDATE, Group, Labels, ShardSummaries, Summariser
 
 __all__ = ["PackedStore", "ShardScanner", "close_scanners", "open_scanner"]
 
-_CREATE: Final = (
+_VENDORS_TABLE: Final = (
     "CREATE TABLE IF NOT EXISTS vendors("
     "id TEXT NOT NULL PRIMARY KEY, schema_digest TEXT NOT NULL, version INTEGER NOT NULL, image BLOB NOT NULL) STRICT"
 )
+#: What a shard file holds. Its ``user_version`` counts how many of these it has; an older file gets the rest.
+_LAYOUT: Final = (_VENDORS_TABLE, MOVES_TABLE, *SUMMARY_TABLES, BASES_TABLE)
 _INSERT: Final = "INSERT INTO vendors(id, schema_digest, version, image) VALUES(?, ?, ?, ?)"
 _UPDATE: Final = "UPDATE vendors SET image = ?, version = ? WHERE id = ? AND version = ?"
 _BATCH_VENDORS: Final = 256
 _BATCH_BYTES: Final = 16 << 20
+#: Summaries that a query makes, of vendors that have none, in each shard.
+_MADE_LATE: Final = 4_096
+#: A row of ``vendors``, and what its summary is made of.
+_New = tuple[str, str, int, bytes, list[list[Group]] | None]
 
 
 class _Active:
@@ -74,6 +85,13 @@ class PackedStore(VendorStore):
         The folder.
     active_vendors : int
         How many vendors stay loaded for writing, about 60 KB each.
+
+    Attributes
+    ----------
+    moves : Moves
+        The steps by which a vendor moves.
+    moving : mapping or None
+        What :meth:`begin_moving` was told, while vendors move.
     """
 
     groups = True
@@ -94,10 +112,18 @@ class PackedStore(VendorStore):
         self._files: dict[str, Connection] = {}
         self._scanners: dict[str, ShardScanner] = {}
         self._active: Cache[_Active] = Cache(active_vendors)
+        self._summaries: dict[str, ShardSummaries] = {}
+        self._unsummarised: set[str] = set()  # what cannot be read
         self._joined: dict[str, set[str]] = {}  # by shard: whose changes its open transaction holds
         self._lost: dict[str, StorageError] = {}
+        self.moves = Moves(self._file, self._flush)
+        self.moving: Mapping[str, Any] | None = None
         try:
+            self._summariser = Summariser(schema)
             self.path = claim(path, "packed", schema, self.shards, version=self.migration.version)
+            self._bases = Bases(self.path)
+            self._base = self._bases.add(self.template.image)
+            self._resume_moving()
         except BaseException:
             self.close()
             raise
@@ -119,7 +145,8 @@ class PackedStore(VendorStore):
             with named_errors(f"shard file {path}"):
                 connection = open_file(path)
                 self._files[shard] = connection
-                connection.execute(_CREATE)
+                _lay_out(connection, path)
+                self._bases.put_into(connection, self._base)
         return connection
 
     def _scanner(self, shard: str) -> ShardScanner:
@@ -132,36 +159,196 @@ class PackedStore(VendorStore):
     def _file_of(self, vendor_id: str) -> Iterator[Connection]:
         shard = self.shard_of(vendor_id)
         file = self._file(shard)
-        with named_errors(f"shard file {self.path / file_name(shard)}, vendor {shown(vendor_id)}"):
+        with named_errors("the shard file of", vendor_id, self.path):
             yield file
+
+    # -- moving vendors -----------------------------------------------------------------------------------------
+
+    @property
+    def epochs(self) -> Epochs:
+        """By which queries and moves are kept apart."""
+        return self.moves.epochs
+
+    def _check_open(self) -> None:
+        super()._check_open()
+        if self.moves.failure is not None:
+            raise self.moves.failure
+
+    def shard_of(self, vendor_id: str) -> str:
+        where = self.moves.strays.get(vendor_id)
+        return where if where is not None else super().shard_of(vendor_id)
+
+    def begin_moving(self, shards: Sequence[str], note: Mapping[str, Any]) -> None:
+        """Add shards, and write down that vendors are about to move; :meth:`relocate` says where to.
+
+        Parameters
+        ----------
+        shards : sequence of str
+            All that there will be; those that there are stay until :meth:`end_moving`.
+        note : mapping
+            What :attr:`moving` is to be, in this process and the next, until the move has ended.
+        """
+        self._check_open()
+        if self.moving is not None:
+            raise StorageError("vendors are on the move already: let that end first")
+        self.migrate()  # An image is moved as it is, and must be one that its new shard's scans expect.
+        self._add_shards(shards)
+        note_shards(self.path, self.shards, note)
+        self.moving = note
+
+    def relocate(self, locate: Callable[[str], str]) -> None:
+        """Have vendors elsewhere from now on: new ones go there, the others are strays until they are moved."""
+        self.moves.find(self.shards, locate)
+        self._locate = locate
+
+    @property
+    def busy(self) -> Set[str]:
+        """The vendors that have a transaction open."""
+        return self._in_transaction
+
+    def stage(self, vendor_id: str) -> int:
+        """Copy a stray to where it belongs, unseen, while it is read and written; return how many bytes."""
+        return self.moves.stage(vendor_id, self._locate(vendor_id))
+
+    def switch(self, vendor_id: str) -> bool:
+        """Make the shard to which a stray was copied its home; return whether it had to be copied again.
+
+        Raises
+        ------
+        StorageError
+            It has a transaction open, or a file cannot be written: it is where it was.
+        """
+        with self._exclusively(vendor_id):
+            return self.moves.switch(vendor_id)
+
+    def end_moving(self, shards: Sequence[str]) -> None:
+        """Drop the shards that are not among these, which no query may ask for any more, and forget the move.
+
+        Raises
+        ------
+        StorageError
+            A vendor is not yet where it belongs, or a shard to be dropped still holds one.
+        """
+        self.flush()
+        dropped = [shard for shard in self.shards if shard not in shards]
+        if self.moves.strays or self.moves.clean() or any(map(self.count, dropped)):
+            raise StorageError(f"{len(self.moves.strays)} vendors have still to move: end that first")
+        for shard in dropped:
+            self._drop(shard)
+        self._set_shards(shards)
+        note_shards(self.path, self.shards, None)
+        self.moving = None
+
+    def _resume_moving(self) -> None:
+        """Finish the steps that a crash interrupted, and find the vendors that have still to move."""
+        found = moving_in(self.path)
+        if found is not None:
+            shards, self.moving = found
+            self._add_shards(shards)
+            self.moves.recover(self.shards)
+            self.moves.find(self.shards, self._locate)
+
+    def _add_shards(self, shards: Sequence[str]) -> None:
+        self._set_shards((*self.shards, *(shard for shard in shards if shard not in self._known_shards)))
+
+    def _drop(self, shard: str) -> None:
+        scanner, file = self._scanners.pop(shard, None), self._files.pop(shard, None)
+        summaries = self._summaries.pop(shard, None)
+        path = self.path / file_name(shard)
+        with named_errors(f"shard file {path}"):
+            if summaries is not None:
+                summaries.close()
+            if scanner is not None:
+                scanner.close()
+            if file is not None:
+                file.close(True)
+            for suffix in ("", "-wal", "-shm"):
+                Path(f"{path}{suffix}").unlink(missing_ok=True)
 
     # -- vendors ------------------------------------------------------------------------------------------------
 
     def vendor_ids(self, shard: str | None = None) -> list[str]:
         if shard is None:
             return sorted(vendor_id for shard in self.shards for vendor_id in self.vendor_ids(shard))
+        return self._ids(shard, ABSENT)
+
+    def last_vendor_id(self, shard: str) -> str:
+        """Return the largest id of a shard's vendors; the empty string where it has none."""
         with named_errors(f"shard {shard!r}"):
-            return [str(row[0]) for row in self._file(shard).execute("SELECT id FROM vendors ORDER BY id")]
+            return str(self._file(shard).execute("SELECT COALESCE(MAX(id), '') FROM vendors").get)
+
+    def vendor_ids_as_of(self, shard: str, as_of: int | None) -> list[str]:
+        epoch = LATEST if as_of is None else as_of
+        return self._ids(shard, UNSEEN, (epoch, epoch))
+
+    def _ids(self, shard: str, without: str, epochs: tuple[int, ...] = ()) -> list[str]:
+        with named_errors(f"shard {shard!r}"):
+            sql = f"SELECT id FROM vendors WHERE id NOT IN ({without}) ORDER BY id"
+            return [str(row[0]) for row in self._file(shard).execute(sql, epochs)]
 
     def __contains__(self, vendor_id: object) -> bool:
         with self._file_of(check_vendor_id(vendor_id)) as file:
-            return file.execute("SELECT 1 FROM vendors WHERE id = ?", (vendor_id,)).fetchone() is not None
+            sql = "SELECT 1 FROM vendors WHERE id = ? AND version > 0"
+            return file.execute(sql, (vendor_id,)).fetchone() is not None
 
     def count(self, shard: str | None = None) -> int:
         if shard is None:
             return sum(map(self.count, self.shards))
         with named_errors(f"shard {shard!r}"):
-            return int(self._file(shard).execute("SELECT COUNT(*) FROM vendors").get)
+            return self._watched(shard).count()
+
+    def _watched(self, shard: str) -> ShardSummaries:
+        self._check_open()
+        found = self._summaries.get(shard)
+        if found is None:
+            found = self._summaries[shard] = ShardSummaries(self.shard_path(shard), self._summariser)
+        return found
+
+    def summaries(self, shard: str) -> ShardSummaries | None:
+        if not self.schema.summarised:
+            return None
+        found = self._watched(shard)
+        found.refresh()
+        missing = [vendor_id for vendor_id in found.missing(_MADE_LATE) if vendor_id not in self._unsummarised]
+        if missing and found.settled and self._summarise(shard, missing):
+            found.refresh()
+        return found
+
+    def _summarise(self, shard: str, vendor_ids: list[str]) -> bool:
+        """Make summaries of vendors that have none, unless others are writing; return whether there are new ones."""
+        file = self._file(shard)
+        if shard in self._joined:
+            return False
+        answers = self._scanner(shard).scan(list(self._summariser.statements), vendor_ids=vendor_ids)
+        file.set_busy_timeout(0)
+        try:
+            with file_transaction(file):
+                label = Labels(file)
+                try:
+                    for vendor_id, groups in answers:
+                        summary = self._summariser.encoded(groups, label)
+                        file.execute(UPDATE, (self._summariser.form, summary, vendor_id))
+                except MktsimError as error:  # It is named when a query visits the vendor.
+                    self._unsummarised.add(getattr(error, "vendor_id", ""))
+        except BusyError:
+            return False
+        finally:
+            answers.close()  # type: ignore[attr-defined]
+            file.set_busy_timeout(BUSY_TIMEOUT_MS)
+        return True
 
     def create_many(self, vendors: Iterable[tuple[str, Tables]]) -> int:
         self._check_open()
-        waiting: dict[str, list[tuple[str, str, int, bytes]]] = {}
+        waiting: dict[str, list[_New]] = {}
+        read = self._summariser.read
         waiting_bytes = count = 0
         for vendor_id, tables in vendors:
             rows = waiting.setdefault(self.shard_of(vendor_id), [])
-            image = self.template.fill(vendor_id, tables)
-            rows.append((vendor_id, self.schema.digest, 1, image))
-            waiting_bytes += len(image)
+            seen: list[list[list[Group]] | None] = []
+            image = self.template.fill(vendor_id, tables, lambda filled, seen=seen: seen.append(read(filled)))  # type: ignore[misc]
+            stored = self._packed(image)
+            rows.append((vendor_id, self.schema.digest, 1, stored, seen[0]))
+            waiting_bytes += len(stored)
             count += 1
             if len(rows) >= _BATCH_VENDORS:
                 waiting_bytes -= self._insert(rows)
@@ -171,16 +358,31 @@ class PackedStore(VendorStore):
             self._insert(rows)
         return count
 
-    def _insert(self, rows: list[tuple[str, str, int, bytes]]) -> int:
+    def _packed(self, image: bytes) -> bytes:
+        return packed(image, self.template.image, self._base)
+
+    def _unpacked(self, vendor_id: str, stored: bytes) -> bytes:
+        with of_vendor(vendor_id):
+            return self._bases.unpacked(stored)
+
+    def _store_new(self, vendor_id: str, image: bytes) -> None:
+        with closing(self.template.connection(image)) as connection:
+            groups = self._summariser.read(connection)
+        self._insert([(vendor_id, self.schema.digest, 1, self._packed(image), groups)])
+
+    def _insert(self, rows: list[_New]) -> int:
         """Insert a batch of one shard in one transaction, empty the list, and return how many bytes it held."""
         if not rows:
             return 0
         rows.sort()
         self._flush(self.shard_of(rows[0][0]))
+        form, encoded = self._summariser.form, self._summariser.encoded
         with self._file_of(rows[0][0]) as file:
             try:
                 with file_transaction(file):
-                    file.executemany(_INSERT, rows)
+                    label = Labels(file)
+                    file.executemany(INSERT, [(row[0], form, encoded(row[4], label)) for row in rows])
+                    file.executemany(_INSERT, [row[:4] for row in rows])
             except ConstraintError as error:
                 taken = next((row[0] for row in rows if row[0] in self), rows[0][0])
                 raise DuplicateError(f"vendor {shown(taken)} exists already") from error
@@ -207,7 +409,10 @@ class PackedStore(VendorStore):
                 if active.writer.changed:
                     image = connection.serialize("main")
                     with self._file_of(vendor_id) as file, self._in_group(file, vendor_id):
-                        self._store(file, vendor_id, active.version, image)
+                        self._store(file, vendor_id, active.version, self._packed(image))
+                        if self._summariser.tables:
+                            summary = self._summariser.encoded(self._summariser.read(connection), Labels(file))
+                            file.execute(UPDATE, (self._summariser.form, summary, vendor_id))
                     active.version += 1
             except BaseException:
                 active.close()  # What is loaded may be ahead of what is stored.
@@ -273,7 +478,7 @@ class PackedStore(VendorStore):
         row = file.execute("SELECT version, schema_digest, image FROM vendors WHERE id = ?", (vendor_id,)).fetchone()
         if row is None:
             raise unknown(vendor_id)
-        version, digest, image = row
+        version, digest, image = row[0], row[1], self._unpacked(vendor_id, row[2])
         if digest != self.schema.digest:
             if self.migration.version == 1:
                 raise SchemaMismatchError(
@@ -282,7 +487,7 @@ class PackedStore(VendorStore):
             image = self._migrated(image, vendor_id)
             file.execute(
                 "UPDATE vendors SET image = ?, schema_digest = ?, version = ? WHERE id = ? AND version = ?",
-                (image, self.schema.digest, version + 1, vendor_id, version),
+                (self._packed(image), self.schema.digest, version + 1, vendor_id, version),
             )
             if not file.changes():
                 raise StorageError(f"vendor {shown(vendor_id)} was written by another process meanwhile: retry")
@@ -297,7 +502,7 @@ class PackedStore(VendorStore):
             )
 
     def _version(self, file: Connection, vendor_id: str) -> int:
-        row = file.execute("SELECT version FROM vendors WHERE id = ?", (vendor_id,)).fetchone()
+        row = file.execute("SELECT version FROM vendors WHERE id = ? AND version > 0", (vendor_id,)).fetchone()
         if row is None:
             raise unknown(vendor_id)
         return int(row[0])
@@ -314,9 +519,11 @@ class PackedStore(VendorStore):
         with self._file_of(vendor_id) as file, self._exclusively(vendor_id):
             self._flush(self.shard_of(vendor_id))
             self._active.drop(vendor_id)
-            file.execute("DELETE FROM vendors WHERE id = ?", (vendor_id,))
+            self.moves.forget(vendor_id)
+            file.execute("DELETE FROM vendors WHERE id = ? AND version > 0", (vendor_id,))
             if not file.changes():
                 raise unknown(vendor_id)
+            self.moves.strays.pop(vendor_id, None)
 
     def scrub(self) -> None:
         self.flush()
@@ -330,10 +537,10 @@ class PackedStore(VendorStore):
 
     def image(self, vendor_id: str) -> bytes:
         with self._file_of(vendor_id) as file:
-            row = file.execute("SELECT image FROM vendors WHERE id = ?", (vendor_id,)).fetchone()
+            row = file.execute("SELECT image FROM vendors WHERE id = ? AND version > 0", (vendor_id,)).fetchone()
             if row is None:
                 raise unknown(vendor_id)
-            return checked(row[0], vendor_id)
+            return checked(self._unpacked(vendor_id, row[0]), vendor_id)
 
     def restore(self, vendor_id: str, image: bytes) -> None:
         with self._file_of(vendor_id) as file, self._exclusively(vendor_id):
@@ -343,7 +550,7 @@ class PackedStore(VendorStore):
             file.execute(
                 f"{_INSERT} ON CONFLICT(id) DO UPDATE SET schema_digest = excluded.schema_digest, "
                 "version = version + 1, image = excluded.image",
-                (vendor_id, self.schema.digest, 1, adopted),
+                (vendor_id, self.schema.digest, 1, self._packed(adopted)),
             )
 
     def outdated(self, shard: str | None = None) -> list[str]:
@@ -362,15 +569,47 @@ class PackedStore(VendorStore):
         with self._exclusively(vendor_id), self._file_of(vendor_id) as file:
             self._activate(file, vendor_id).close()
 
-    def _scan(self, shard: str, statements: list[Statement], vendor_ids: list[str] | None) -> Iterator[Answer]:
+    def _scan(
+        self,
+        shard: str,
+        statements: list[Statement],
+        vendor_ids: list[str] | None,
+        top: TopKRequest | None,
+        as_of: int | None,
+    ) -> Iterator[Answer]:
         self.migrate(shard=shard)
-        return self._scanner(shard).scan(statements, vendor_ids=vendor_ids)
+        return self._scanner(shard).scan(statements, vendor_ids=vendor_ids, top=top, as_of=as_of)
+
+    def _collect(
+        self,
+        shard: str,
+        statements: list[Statement],
+        vendor_ids: list[str] | None,
+        top: TopKRequest | None,
+        as_of: int | None,
+    ) -> tuple[list[Answer], int]:
+        self.migrate(shard=shard)
+        return self._scanner(shard).collect(statements, vendor_ids=vendor_ids, top=top, as_of=as_of)
 
     def _close(self) -> None:
         self.flush()
         # The files' own connections come last: the last one of a file folds its write-ahead log into it.
         self._active.close()
+        for summaries in self._summaries.values():
+            summaries.close()
         for scanner in self._scanners.values():
             scanner.close()
         for file in self._files.values():
             file.close(True)
+
+
+def _lay_out(file: Connection, path: Path) -> None:
+    """Bring a shard file to the present layout."""
+    found = int(file.pragma("user_version"))
+    if found > len(_LAYOUT):
+        raise StorageError(f"shard file {path} is of layout {found}, this program of {len(_LAYOUT)}: update it")
+    if found < len(_LAYOUT):
+        with file_transaction(file):
+            for statement in _LAYOUT:
+                file.execute(statement)
+            file.execute(f"PRAGMA user_version = {len(_LAYOUT)}")

@@ -36,6 +36,8 @@ from typing import Final
 from mktsim.sqlite import SQLITE_OPEN_READONLY, SQLITE_OPEN_URI, VFS, Connection, Error, connect, driver
 from mktsim.storage.base import Setup
 from mktsim.storage.guards import allow_only_reading
+from mktsim.storage.images import PAGE_SIZE_BYTES
+from mktsim.storage.sparse import WHOLE, Layout
 
 _VFS_NAME: Final = "mktsim-image"
 _CHANGED: Final = b"\xff" * 16
@@ -47,15 +49,18 @@ class ImageFile:
     Attributes
     ----------
     image : bytes
-        The database.
+        The database, or what is stored of it.
+    layout : Layout
+        Where its pages are (`mktsim.storage.sparse`).
     is_new : bool
         Set to true with each new image: the next look at the header's counters reports a change.
     """
 
-    __slots__ = ("image", "is_new")
+    __slots__ = ("image", "is_new", "layout")
 
     def __init__(self) -> None:
         self.image = b""
+        self.layout = WHOLE
         self.is_new = True
 
     def xRead(self, amount: int, offset: int) -> bytes:
@@ -63,11 +68,23 @@ class ImageFile:
         if amount == 16 and self.is_new:
             self.is_new = False
             return _CHANGED
-        return self.image[offset : offset + amount]
+        pages, base, _, _ = self.layout
+        if pages is None:
+            return self.image[offset : offset + amount]
+        # SQLite reads a page or a part of one.
+        place = pages[offset // PAGE_SIZE_BYTES]
+        if place < 0:
+            return base[offset : offset + amount]
+        place += offset % PAGE_SIZE_BYTES
+        part = self.image[place : place + amount]
+        if len(part) < amount:  # SQLite would take what is missing for zeros.
+            raise driver.IOError("the packed image ends too early")
+        return part
 
     def xFileSize(self) -> int:
         """Return the size of the image, bytes."""
-        return len(self.image)
+        size = self.layout[2]
+        return len(self.image) if size < 0 else size
 
     def xLock(self, _level: int) -> None:
         """Take no lock: nobody else has this file."""
@@ -104,6 +121,7 @@ class ImageFile:
     def xClose(self) -> None:
         """Let go of the image."""
         self.image = b""
+        self.layout = WHOLE
 
 
 class ImageVFS(VFS):
@@ -139,22 +157,25 @@ class Reader:
         The first image.
     setup : callable
         Called once with the connection.
+    layout : Layout
+        Of the first image.
 
     Attributes
     ----------
     connection : Connection
         Reads only; its authorizer denies the rest.
     file : ImageFile
-        To serve an image, set its `image`, then `is_new` to true, while no statement is running.
+        To serve an image, set its `image` and `layout`, then `is_new` to true, while no statement is running.
     """
 
     __slots__ = ("connection", "file")
 
-    def __init__(self, image: bytes, setup: Setup) -> None:
+    def __init__(self, image: bytes, setup: Setup, layout: Layout = WHOLE) -> None:
         if not _registered:
             _registered.append(ImageVFS())
         self.file = _registered[0].opening = ImageFile()
         self.file.image = image
+        self.file.layout = layout
         self.connection: Connection = connect(
             "file:image?nolock=1", flags=SQLITE_OPEN_READONLY | SQLITE_OPEN_URI, vfs=_VFS_NAME
         )
@@ -175,13 +196,14 @@ class ReaderPool:
         self._setup = setup
         self._idle: dict[str, list[Reader]] = {}
 
-    def take(self, digest: str, image: bytes) -> Reader:
+    def take(self, digest: str, image: bytes, layout: Layout = WHOLE) -> Reader:
         """Return a reader that has been served `image`, for the caller alone."""
         idle = self._idle.get(digest)
         if not idle:
-            return Reader(image, self._setup)
+            return Reader(image, self._setup, layout)
         reader = idle.pop()
         reader.file.image = image
+        reader.file.layout = layout
         reader.file.is_new = True
         return reader
 
@@ -193,12 +215,13 @@ class ReaderPool:
         if reader.connection.authorizer is not allow_only_reading:
             reader.connection.authorizer = allow_only_reading
         reader.file.image = b""
+        reader.file.layout = WHOLE
         self._idle.setdefault(digest, []).append(reader)
 
     @contextmanager
-    def lend(self, digest: str, image: bytes) -> Iterator[Connection]:
+    def lend(self, digest: str, image: bytes, layout: Layout = WHOLE) -> Iterator[Connection]:
         """Lend a connection on `image` for the time of the block."""
-        reader = self.take(digest, image)
+        reader = self.take(digest, image, layout)
         try:
             yield reader.connection
         except Error:

@@ -1,8 +1,28 @@
 """Studies: from a scenario to an answer with an interval and a provenance."""
 
-from mktsim.study.replication import StudyResult, simulate
+from mktsim.study.comparison import Comparison, compare
+from mktsim.study.optimisation import Optimum, optimise
+from mktsim.study.replication import SimulationResult, simulate
+from mktsim.study.replications import Replications, replicate
+from mktsim.study.result import StudyResult
 from mktsim.study.scenario import Scenario
 from mktsim.study.statistics import Interval
 from mktsim.study.sweeps import sweep
+from mktsim.study.validation import Validation, validate
 
-__all__ = ["Interval", "Scenario", "StudyResult", "simulate", "sweep"]
+__all__ = [
+    "Comparison",
+    "Interval",
+    "Optimum",
+    "Replications",
+    "Scenario",
+    "SimulationResult",
+    "StudyResult",
+    "Validation",
+    "compare",
+    "optimise",
+    "replicate",
+    "simulate",
+    "sweep",
+    "validate",
+]

@@ -150,6 +150,79 @@ def share_chart(frame: pd.DataFrame, *, title: str = "", ax: Axes | None = None)
     return axes
 
 
+def law_lines(frame: pd.DataFrame, *, by: str, label: str, ax: Axes) -> None:
+    """Add exact laws to a chart: one thin dotted line for each value of a column, one entry in the legend.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Columns ``x``, ``estimate`` and the one that `by` names.
+    by, label : str
+    ax : Axes
+        Of :func:`line_chart`.
+    """
+    _check(frame, ("x", "estimate", by))
+    for _, points in frame.groupby(by):
+        points = points.sort_values("x")
+        ax.plot(points["x"], points["estimate"], color="#000000", ls=":", lw=1.3, zorder=3, label=label)
+
+
+def dot_chart(
+    frame: pd.DataFrame, *, x_label: str, groups: Sequence[str], named: bool = True, title: str = "",
+    ax: Axes | None = None,
+) -> Axes:  # fmt: skip
+    """Draw estimates with their intervals on a logarithmic axis, a line a group, one marker a series.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Columns ``series``, ``kind``, ``group``, ``estimate``, ``low``, ``high``.
+    x_label : str
+        With its unit.
+    groups : sequence of str
+        From top to bottom; one without a row is left empty.
+    named : bool
+        Whether the groups are written beside the axis; not, where the Axes to the left has them.
+    title : str
+    ax : Axes, optional
+        Where to draw; on a new figure when absent.
+
+    Raises
+    ------
+    InvalidArgumentError
+        A column is missing, or there is no point.
+    """
+    _check(frame, ("series", "kind", "group", "estimate", "low", "high"))
+    axes = ax if ax is not None else new_axes(height=1.6 + 0.34 * len(groups))[0]
+    place_of = {group: place for place, group in enumerate(groups)}
+    for place, (series, points) in enumerate(frame.groupby("series", sort=False)):
+        y = [place_of[group] + 0.2 * (place - 0.5) for group in points["group"]]
+        spread = np.abs(np.array([points["estimate"] - points["low"], points["high"] - points["estimate"]]))
+        axes.errorbar(
+            points["estimate"], y, xerr=spread, fmt=_MARKERS[place], color=PALETTE[place], capsize=3, ms=5.5, lw=1.3,
+            ls="none", mfc=PALETTE[place] if place == 0 else "white", label=str(series),
+        )  # fmt: skip
+    axes.set_yticks(range(len(groups)), groups if named else [""] * len(groups))
+    axes.set_ylim(len(groups) - 0.5, -0.5)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(plain_number))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel(f"{frame['kind'].iloc[0]}: {x_label}", fontsize=8)
+    low, high = axes.get_xlim()
+    if high / low < 100:
+        subs = (1.0, 2.0, 5.0) if high / low > 6 else (1.0, 1.2, 1.5, 2.0, 3.0, 5.0) if high / low > 1.3 else (1.0, 1.1)
+        axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    _dress(axes, title)
+    return axes
+
+
+def same_range(axes: Sequence[Axes]) -> None:
+    """Give Axes side by side the same range upwards, so that heights can be compared."""
+    low, high = min(each.get_ylim()[0] for each in axes), max(each.get_ylim()[1] for each in axes)
+    for each in axes:
+        each.set_ylim(low, high)
+
+
 def annotate(axes: Sequence[Axes], *, title: str, caption: str) -> None:
     """Give the figure of some Axes its title, one legend for all of them, and the caption below it.
 
@@ -235,3 +308,163 @@ def _dress(axes: Axes, title: str) -> None:
     axes.tick_params(labelsize=8)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+
+
+#: What passes between two steps of a call, and how it is drawn: colour and hatch.
+_PASSAGES: Final = (
+    ("waits_ms", "sent_ms", "waits for a connection", "#FFFFFF", ""),
+    ("sent_ms", "arrived_ms", "way out", "#56B4E9", ""),
+    ("arrived_ms", "served_ms", "at the vendor", "#0072B2", ""),
+    ("served_ms", "back_ms", "below it, and way back", "#E6E6E6", "...."),
+    ("back_ms", "end_ms", "taken in", "#000000", ""),
+)
+
+
+def waterfall_chart(
+    frame: pd.DataFrame, *, title: str = "", caption: str = "", most: int = 40, ax: Axes | None = None
+) -> Axes:
+    """Draw one simulated request: a bar a call, from its departure until its answer was taken in.
+
+    Second copies (hedges, retries) are hatched; a cross ends what was cancelled, lost or failed; the stragglers carry
+    their rank, 1 for the call that ended last.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        From :meth:`mktsim.sim.Trace.waterfall`.
+    title : str
+    caption : str
+        What a reader needs to judge it: n, seed, preset; below the figure, which is then given a legend too.
+    most : int
+        Calls to draw: of more, those that ended last.
+    ax : Axes, optional
+        Where to draw; on a new figure when absent.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    InvalidArgumentError
+        A column is missing, there is no call, or `most` is no number of calls.
+
+    Examples
+    --------
+    >>> from mktsim.sim import Trace
+    >>> trace = Trace()
+    >>> for step, ms in (("sent", 1), ("arrived", 3), ("served", 8), ("back", 9), ("taken in", 9)):
+    ...     trace.add(ms / 1000, step, 1, 0, 0, "coordinator", "vendor/acme")
+    >>> waterfall_chart(trace.waterfall(0)).get_xlabel()
+    'simulated time, ms'
+    """
+    times = [column for passage in _PASSAGES for column in passage[:2]]
+    _check(frame, ("call", "attempt", "target", *dict.fromkeys(times), "outcome", "rank", "straggler"))
+    if not isinstance(most, int) or isinstance(most, bool) or most < 1:
+        raise InvalidArgumentError(f"most must be a whole number of at least 1, not {most!r:.80}")
+    shown = frame[frame["rank"] <= most].sort_values("call")
+    axes = ax if ax is not None else new_axes(height=1.8 + 0.22 * len(shown))[0]
+    labelled: set[str] = set()
+    for y, (_, call) in enumerate(shown.iterrows()):
+        again = call["attempt"] > 0
+        for begin, end, name, color, hatch in _PASSAGES:
+            if call[end] > call[begin]:  # False where one is unknown.
+                axes.barh(
+                    y, call[end] - call[begin], left=call[begin], height=0.5 if again else 0.8, color=color,
+                    edgecolor="#777777", linewidth=0.6, hatch="////" if again and not hatch else hatch,
+                    label=None if name in labelled else f"simulated: {name}",
+                )  # fmt: skip
+                labelled.add(name)
+        known = [ms for ms in call[list(dict.fromkeys(times))] if ms == ms]
+        last = max(known)
+        if call["outcome"] != "taken in":
+            axes.plot([max((ms for ms in known if ms < last), default=last), last], [y, y], color="#777777", lw=1)
+            label = None if "x" in labelled else "cancelled, lost or failed"
+            axes.plot(last, y, marker="x", color="#000000", ls="none", ms=6, label=label)
+            labelled.add("x")
+        elif call["straggler"]:
+            style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7, "va": "center"}
+            axes.annotate(f"{call['rank']}", (last, y), xytext=(4, 0), **style)
+    names = [f"{call.target}{', second copy' if call.attempt else ''}" for call in shown.itertuples()]
+    axes.set_yticks(range(len(shown)), names)
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.set_xlabel("simulated time, ms")
+    if len(shown) < len(frame):
+        title = f"{title} ({len(shown)} of {len(frame):,} calls, the last to end)".lstrip()
+    _dress(axes, title)
+    axes.tick_params(axis="y", labelsize=7)
+    if caption:
+        annotate([axes], title="", caption=caption)
+    else:
+        axes.legend(fontsize=7, frameon=False, loc="best")
+    return axes
+
+
+def fanout_width_chart(frame: pd.DataFrame) -> list[Axes]:
+    """Draw the answer of :func:`mktsim.study.questions.fanout_width`: growth with the fleet, and time against width.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Of that result.
+
+    Returns
+    -------
+    list of Axes
+        Left the p99 where it is known, flat and by the fastest width; right the p50 by width.
+    """
+    _check(frame, ("series", "kind", "x", "statistic", "estimate", "low", "high"))
+    left, right = new_axes(2, height=4.9)
+    quantiles = frame[frame["statistic"].str.fullmatch(r"p\d+")]
+    trees = quantiles[quantiles["series"].str.startswith("width ") & (quantiles["kind"] == "simulated")]
+    statistic = "p99" if (quantiles["statistic"] == "p99").any() else "p50"
+    known = trees[trees["statistic"] == statistic]
+    fastest = known.loc[known.groupby("x")["estimate"].idxmin()].assign(series="tree of the fastest width")
+    others = quantiles[(quantiles["statistic"] == statistic) & ~quantiles["series"].str.startswith("width ")]
+    lines = pd.concat([others[others["series"] == "flat"], fastest, others[others["kind"] == "analytic"]])
+    by_width = trees[trees["statistic"] == "p50"]
+    by_width = by_width[by_width.groupby("x")["x"].transform("size") > 2]  # Fewer points make no line.
+    by_width = by_width.assign(
+        x=by_width["series"].str.split().str[1].astype(float), series=[f"{n:,.0f} vendors" for n in by_width["x"]]
+    )
+    styles = series_styles(pd.concat([lines, by_width]))
+    label = f"{statistic} of the sojourn time, ms"
+    line_chart(lines, x_label="vendors", y_label=label, title=f"{statistic} by vendors", ax=left, styles=styles)
+    if not by_width.empty:
+        label = "p50 of the sojourn time, ms"
+        line_chart(
+            by_width, x_label="fan-out width", y_label=label, title="p50 by width of the tree", ax=right, styles=styles
+        )
+    return [left, right]
+
+
+def warm_up_chart(values: Any, *, title: str = "", ax: Axes | None = None) -> Axes:
+    """Draw a series of observations and what MSER-5 makes of it: its statistic after each cut, and the cut it takes.
+
+    Parameters
+    ----------
+    values : array_like
+        At least 20 observations in the order of their requests; the average of several replications is smoother.
+    title : str
+    ax : Axes, optional
+        Where to draw; on a new figure when absent.
+    """
+    from mktsim.study.statistics import mser5, mser5_statistic
+
+    x, statistic, cut = np.asarray(values, float), mser5_statistic(values), mser5(values)
+    axes = ax if ax is not None else new_axes()[0]
+    batches = x[: len(x) // 5 * 5].reshape(-1, 5).mean(axis=1)
+    at = 5 * np.arange(len(batches))
+    axes.plot(at, batches, color=PALETTE[4], lw=0.8, label="simulated: mean of 5 observations")
+    axes.axvline(cut, color="#000000", ls="--", lw=1.2, label=f"warm-up by MSER-5: {cut:,} observations")
+    axes.axhline(x[cut:].mean(), color=PALETTE[1], ls=":", lw=1.4, label=f"mean after it: {x[cut:].mean():.4g} ms")
+    axes.set(xlabel="observation", ylabel="sojourn time, ms")
+    other = axes.twinx()
+    half = max(1, len(statistic) // 2)
+    other.plot(at[:half], statistic[:half], color=PALETTE[2], ls="-.", lw=1.2, label="MSER-5 statistic (right)")
+    other.set_ylabel("squared standard error of the rest, ms²", fontsize=8)
+    other.tick_params(labelsize=7)
+    (lines, labels), (more, names) = axes.get_legend_handles_labels(), other.get_legend_handles_labels()
+    axes.legend([*lines, *more], [*labels, *names], fontsize=7, frameon=False, loc="best")
+    _dress(axes, title)
+    return axes

@@ -18,8 +18,9 @@ from mktsim.errors import InvalidArgumentError
 from mktsim.fanout import QueryCoordinator, Scanner
 from mktsim.sim.loop import SimLoop, sim_run
 from mktsim.sim.network import SimNetwork, request_number
-from mktsim.sim.vectorised import Hosts
-from mktsim.sim.world import LEAF, TICK_S
+from mktsim.sim.operators import Hosts
+from mktsim.sim.trace import Trace
+from mktsim.sim.world import LEAF, TICK_S, tree_levels
 from mktsim.sql.schema import Schema
 from mktsim.sqlite import Connection, Value
 from mktsim.streams import Streams
@@ -79,9 +80,17 @@ def fleet(scenario: Scenario, streams: Streams) -> dict[str, Connection]:
 
 
 def coordinated_sojourn_times(
-    scenario: Scenario, streams: Streams, *, requests: Sequence[int], hosts: Hosts | None, execute: bool
+    scenario: Scenario,
+    streams: Streams,
+    *,
+    requests: Sequence[int],
+    hosts: Hosts | None,
+    execute: bool,
+    trace: Trace | None = None,
 ) -> tuple[NDArray[np.float64], list[tuple[Value, ...]] | None]:
     """Answer the scenario's query with the real coordinator in simulated time, one request after another.
+
+    Every step of its calls, and of its tree's, goes into `trace` where one is given.
 
     Returns
     -------
@@ -93,15 +102,12 @@ def coordinated_sojourn_times(
     Raises
     ------
     InvalidArgumentError
-        If the scenario asks for a tree, or for more databases than fit in memory.
+        If the scenario asks for more databases than fit in memory.
     QueryError
         If the statement is at fault.
+    IncompleteAnswerError
+        If a vendor does not answer, because of a fault or the policy's deadline.
     """
-    if scenario.width is not None:
-        raise InvalidArgumentError(
-            f"the event engine does not cover fanout={scenario.fanout}: the coordinator has no tree; "
-            "use engine='vectorised'"
-        )
     if execute and scenario.vendors > _MAX_DATABASES:
         raise InvalidArgumentError(
             f"{scenario.vendors:,} vendors would take {scenario.vendors * 41 / 1e6:.1f} GB as open databases (at most "
@@ -120,7 +126,7 @@ def coordinated_sojourn_times(
             # Made of the connection so that the database knows the functions that statements may call.
             answer_once = _AnswerOnce(Scanner.from_connection("first", database))
             scanners = [Scanner(vendor_id, answer_once) for vendor_id in vendor_ids(scenario.vendors)]
-        times, rows = sim_run(_run(scenario, streams, requests, hosts, scanners))
+        times, rows = sim_run(_run(scenario, streams, requests, hosts, scanners, trace))
     return np.array(times), rows if execute else None
 
 
@@ -139,14 +145,30 @@ class _AnswerOnce:
 
 
 async def _run(
-    scenario: Scenario, streams: Streams, requests: Sequence[int], hosts: Hosts | None, scanners: Sequence[Scanner]
+    scenario: Scenario,
+    streams: Streams,
+    requests: Sequence[int],
+    hosts: Hosts | None,
+    scanners: Sequence[Scanner],
+    trace: Trace | None,
 ) -> tuple[list[float], list[tuple[Value, ...]]]:
     loop = asyncio.get_running_loop()
     assert isinstance(loop, SimLoop)
     world = scenario.world
-    network = SimNetwork(loop, world, streams)
+    network = SimNetwork(loop, world, streams, trace=trace)
     network.add_hosts(LEAF, [scanner.address for scanner in scanners], hosts=None if hosts is None else hosts.tolist())
-    coordinator = QueryCoordinator(scanners, schema=SCHEMA, network=network)
+    for level, nodes in enumerate(tree_levels(len(scanners), scenario.width)[1:], start=1):
+        network.add_hosts(f"aggregator/{level}", [f"coordinator/aggregator/{level}/{i}" for i in range(nodes)])
+    coordinator = QueryCoordinator(
+        scanners,
+        schema=SCHEMA,
+        network=network,
+        policy=scenario.simulated_policy,
+        # The world's replicas answer at the vendor's own address: a second call to it finds another machine.
+        replicas={scanner.id: [scanner.address] for scanner in scanners} if world.replicas > 1 else None,
+        streams=streams.child("coordinator"),
+        fanout_width=scenario.width,
+    )
     times: list[float] = []
     rows: list[tuple[Value, ...]] = []
     for request in requests:
@@ -158,5 +180,6 @@ async def _run(
             result = await coordinator.query(scenario.statement, scenario.params)
         times.append(loop.time() - start)
         rows = list(result.rows)
+        await network.idle()  # Second copies that nobody waits for any more must not meet the next request.
     coordinator.close()
     return times, rows

@@ -3,45 +3,38 @@
 from __future__ import annotations
 
 import html
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mktsim import sqlite
 from mktsim.errors import InvalidArgumentError
 from mktsim.placement import ConsistentHashRing
-from mktsim.sim.vectorised import Hosts, unsupported, vectorised_sojourn_times
+from mktsim.sim.operators import Hosts
+from mktsim.sim.vectorised import vectorised_sojourn_times
 from mktsim.sqlite import Value
 from mktsim.streams import Streams
 from mktsim.study.coordinated import coordinated_sojourn_times, vendor_ids
+from mktsim.study.provenance import program_versions as program_versions
 from mktsim.study.scenario import Scenario
-from mktsim.study.statistics import Interval, mean_interval, quantile_interval, samples_for_quantile
+from mktsim.study.statistics import (
+    Interval,
+    mean_interval,
+    observations_for_section,
+    probability_of,
+    quantile_interval,
+    samples_for_quantile,
+)
 
 Engine = Literal["auto", "event", "vectorised"]
 _MAX_REQUESTS: Final = 10_000_000
 
 
-@cache
-def program_versions() -> Mapping[str, str]:
-    """Look up the versions of the programs that decide a result."""
-    found = {"python": platform.python_version(), "sqlite": sqlite.VERSION}
-    for package in ("mktsim", "numpy", "scipy", "simpy"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # Run from a source tree that was never installed.
-            found[package] = "unknown"
-    return found
-
-
 @dataclass(frozen=True, slots=True, eq=False)
-class StudyResult:
+class SimulationResult:
     """What a simulation gave, with all that is needed to repeat it.
 
     Attributes
@@ -125,7 +118,7 @@ class StudyResult:
 
     def __repr__(self) -> str:
         return (
-            f"<StudyResult {len(self.sojourn_time_ms)} requests over {self.scenario.vendors:,} vendors, "
+            f"<SimulationResult {len(self.sojourn_time_ms)} requests over {self.scenario.vendors:,} vendors, "
             f"{self.engine} engine, seed {self.seed}: median {np.median(self.sojourn_time_ms):.4g} ms>"
         )
 
@@ -140,7 +133,7 @@ class StudyResult:
 
 def simulate(
     scenario: Scenario, *, requests: int, seed: int, engine: Engine = "auto", execute: bool = True
-) -> StudyResult:
+) -> SimulationResult:
     """Simulate requests of one client that sends the next when it has the last answer.
 
     Parameters
@@ -160,7 +153,7 @@ def simulate(
 
     Returns
     -------
-    StudyResult
+    SimulationResult
 
     Raises
     ------
@@ -180,7 +173,7 @@ def simulate(
         raise InvalidArgumentError(f"execute must be True or False, not {execute!r:.80}")
     streams = Streams(seed)
     name, times_ms, rows = run(scenario, streams, requests, engine=engine, execute=execute)
-    return StudyResult(scenario, streams.seed, name, scenario.load_preset().date, times_ms, rows)
+    return SimulationResult(scenario, streams.seed, name, scenario.load_preset().date, times_ms, rows)
 
 
 def _check(scenario: Scenario, requests: int, engine: str) -> None:
@@ -205,13 +198,56 @@ def run(
 ) -> tuple[str, NDArray[np.float64], list[tuple[Value, ...]] | None]:
     """Run requests 0 to `requests` - 1 and return the engine that ran, the sojourn times in ms and the rows."""
     hosts, world = place(scenario), scenario.world
-    covered = unsupported(world, leaves=scenario.vendors, width=scenario.width, hosts=hosts) is None
-    if engine == "event" or (engine == "auto" and not covered):
+    uncovered = scenario.uncovered(hosts)
+    if engine == "event" or (engine == "auto" and uncovered is not None):
         times, rows = coordinated_sojourn_times(
             scenario, streams, requests=range(requests), hosts=hosts, execute=execute
         )
         return "event", times * 1e3, rows
+    if uncovered is not None:
+        raise InvalidArgumentError(f"the vectorised engine does not cover {uncovered}; use engine='event'")
     times = vectorised_sojourn_times(
-        world, streams, leaves=scenario.vendors, requests=range(requests), width=scenario.width, hosts=hosts
+        world,
+        streams,
+        leaves=scenario.vendors,
+        requests=range(requests),
+        width=scenario.width,
+        hosts=hosts,
+        policy=scenario.array_policy,
     )
     return "vectorised", times * 1e3, None
+
+
+def requests_are_independent(scenario: Scenario) -> bool:
+    """Whether no request of a replication leaves anything behind that the next one meets."""
+    world = scenario.world
+    cold = world.cold_start is not None and world.cold_start.idle_ms is not None
+    learns = scenario.policy is not None and scenario.policy.hedge_quantile is not None
+    return not (world.faults or world.limit or world.hiccups or cold or learns)
+
+
+def check_statistic(scenario: Scenario, statistic: str, *, replications: int, requests: int) -> None:
+    """Check, before any work, that so many samples can bear a statistic.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If they cannot; the message names the number needed.
+    """
+    p = probability_of(statistic)
+    if p is None:
+        return
+    if not requests_are_independent(scenario):
+        needed = observations_for_section(p)
+        if requests < needed:
+            raise InvalidArgumentError(
+                f"{statistic} of requests that depend on each other (faults, limits, pauses) needs {needed:,} requests "
+                f"a replication, not {requests:,}"
+            )
+        return
+    needed = samples_for_quantile(p)
+    if replications * requests < needed:
+        raise InvalidArgumentError(
+            f"a {p:g} quantile needs {needed:,} requests, not {replications} replications of {requests}; "
+            "raise one, or leave it out of quantiles"
+        )

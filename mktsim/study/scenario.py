@@ -1,21 +1,33 @@
-"""A scenario: everything that decides what a study asks, and nothing of how it is computed."""
+"""A scenario: everything that decides what a study asks, and nothing of how it is computed.
+
+Rules
+-----
+A world comes from a preset, whose values have sources, or is the study's own. The policy is the very object that rules
+a live coordinator. Whatever the array engine cannot compute of both, :meth:`Scenario.uncovered` names.
+"""
 
 from __future__ import annotations
 
 import html
-import json
 import math
 import re
 import tomllib
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from mktsim.errors import InvalidArgumentError
-from mktsim.sim.world import Preset, World, load_preset
+from mktsim.fanout.policy import Breaker, ScatterPolicy
+from mktsim.sim import plain
+from mktsim.sim.operators import Hosts
+from mktsim.sim.vectorised import Policy, unsupported
+from mktsim.sim.world import TICK_S, Preset, World, load_preset, ms_to_ticks
 
 _MAX_VENDORS: Final = 10_000_000
+_PRESET: Final = "same-zone"
+#: What `Scenario.preset` says where the world is the study's own.
+_OWN: Final = "own"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +41,14 @@ class Scenario:
     products : int
         Rows in each vendor's table `products`.
     preset : str
-        Name of a preset (see :func:`mktsim.sim.world.preset_names`), or the path of a preset file ending in ``.toml``.
+        Name of a preset (see :func:`mktsim.sim.world.preset_names`), or the path of a preset file ending in ``.toml``;
+        ``"own"`` where a world is given.
+    world : World, str or None
+        A world of the study's own, in place of a preset's, or the preset's name. It then reads as the world that holds,
+        under the scenario's `window`.
+    policy : ScatterPolicy or None
+        How the coordinator, or the tree's nodes, treat slow and failing vendors; None asks each once. Second copies
+        find the other machines where the world has `replicas`.
     fanout : "flat" or int
         Ask every vendor from the coordinator, or through a tree of aggregators with this many children each.
     window : int, "unlimited" or None
@@ -56,17 +75,23 @@ class Scenario:
     True
     >>> scenario.replace(window=3).world.window
     3
+    >>> hedged = scenario.replace(world=World(replicas=2), policy=ScatterPolicy(hedge_after_s=0.01))
+    >>> Scenario.from_toml(hedged.to_toml()) == hedged, hedged.preset
+    (True, 'own')
     """
 
     vendors: int = 1000
     products: int = 10
-    preset: str = "same-zone"
+    preset: str = ""
+    world: World = None  # type: ignore[assignment]  # A preset's name and None become Worlds when it is made.
+    policy: ScatterPolicy | None = None
     fanout: int | Literal["flat"] = "flat"
     window: int | Literal["unlimited"] | None = None
     shards: int | None = None
     virtual_nodes: int = 150
     statement: str = "SELECT name, price, rating FROM products WHERE category = ? ORDER BY rating DESC, id LIMIT 10"
     params: Sequence[int | float | str] = ("electronics",)
+    _own: World | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self._whole("vendors", 1, _MAX_VENDORS)
@@ -90,9 +115,32 @@ class Scenario:
         for text in (self.statement, *(value for value in self.params if isinstance(value, str))):
             if re.search("[\ud800-\udfff]", text):
                 raise InvalidArgumentError(f"text with a lone surrogate cannot be stored: {text!r:.80}")
-        if not isinstance(self.preset, str):
-            raise InvalidArgumentError(f"Scenario.preset must be a name or a path, not {self.preset!r:.80}")
-        self.load_preset()
+        if self.policy is not None and not isinstance(self.policy, ScatterPolicy):
+            raise InvalidArgumentError(f"Scenario.policy must be a ScatterPolicy or None, not {self.policy!r:.80}")
+        self._settle_world()
+
+    def _settle_world(self) -> None:
+        """Decide between preset and own world; from here on `world` is the one that holds."""
+        preset, world = self.preset, cast(Any, self.world)
+        if not isinstance(preset, str):
+            raise InvalidArgumentError(f"Scenario.preset must be a name or a path, not {preset!r:.80}")
+        if isinstance(world, str):
+            if preset not in ("", world):
+                raise InvalidArgumentError(f"Scenario.preset {preset!r:.80} and world {world!r:.80} name two presets")
+            preset, world = world, None
+        if world is None:
+            preset = preset or _PRESET
+            holds = load_preset(_where(preset)).world
+        elif isinstance(world, World):
+            if preset not in ("", _OWN):
+                raise InvalidArgumentError(f"give Scenario a preset or a world, not both: {preset!r:.80} and a World")
+            preset, holds = _OWN, world
+        else:
+            raise InvalidArgumentError(f"Scenario.world must be a World or a preset's name, not {world!r:.80}")
+        if self.window is not None:
+            holds = holds.replace(window=None if self.window == "unlimited" else self.window)
+        for name, value in (("preset", preset), ("world", holds), ("_own", world)):
+            object.__setattr__(self, name, value)
 
     def _whole(self, name: str, low: int, high: int, alternative: str = "") -> None:
         value = getattr(self, name)
@@ -102,45 +150,110 @@ class Scenario:
             )
 
     def load_preset(self) -> Preset:
-        """Load the preset, with its date and sources."""
-        return load_preset(Path(self.preset) if self.preset.endswith(".toml") else self.preset)
-
-    @property
-    def world(self) -> World:
-        """The preset's world under this scenario's window."""
-        world = self.load_preset().world
-        if self.window is None:
-            return world
-        return world.replace(window=None if self.window == "unlimited" else self.window)
+        """Load the preset, with its date and sources; an own world has neither."""
+        if self._own is not None:
+            return Preset(_OWN, "", "A world of the study's own.", self._own, {})
+        return load_preset(_where(self.preset))
 
     @property
     def width(self) -> int | None:
         """Fan-out width of the tree, None where it is flat: no inner node is needed for that many vendors."""
         return None if self.fanout == "flat" or self.fanout >= self.vendors else self.fanout
 
+    @property
+    def simulated_policy(self) -> ScatterPolicy | None:
+        """The policy on simulated time's grid: its hedge after a whole number of ticks."""
+        policy = self.policy
+        if policy is None or policy.hedge_after_s is None:
+            return policy
+        return policy.replace(hedge_after_s=ms_to_ticks(policy.hedge_after_s * 1e3) * TICK_S)
+
+    @property
+    def live_policy(self) -> ScatterPolicy:
+        """The policy for a live coordinator: its window is the world's cap on connections, unless it has its own."""
+        policy = self.policy or ScatterPolicy()
+        return policy if policy.window is not None else policy.replace(window=self.world.window)
+
+    @property
+    def array_policy(self) -> Policy:
+        """What of the policy the array engine computes; :meth:`uncovered` names what it cannot."""
+        policy = self.policy or ScatterPolicy()
+        after_s = policy.hedge_after_s
+        return Policy(hedge_ms=None if after_s is None else after_s * 1e3, tied=policy.tied and after_s is not None)
+
+    def uncovered(self, hosts: Hosts | None = None) -> str | None:
+        """Name what the array engine cannot compute of this scenario, or None where it can.
+
+        Retries, back-off, budgets and breakers need no computing where nothing fails; worlds where something may are
+        refused.
+
+        Examples
+        --------
+        >>> Scenario(policy=ScatterPolicy(deadline_s=1)).uncovered()
+        'a deadline'
+        >>> Scenario(policy=ScatterPolicy(retries=3)).uncovered() is None
+        True
+        """
+        policy = self.policy or ScatterPolicy()
+        reasons = {
+            "a deadline": policy.deadline_s is not None,
+            "a time-out of attempts": policy.attempt_timeout_s is not None,
+            "hedges at an observed quantile": policy.hedge_quantile is not None,
+            f"the policy's window of {policy.window} (the world's is covered)": policy.window is not None
+            and policy.window < self.vendors,
+        }
+        named = next((reason for reason, holds in reasons.items() if holds), None)
+        return named or unsupported(
+            self.world, leaves=self.vendors, width=self.width, hosts=hosts, policy=self.array_policy
+        )
+
     def replace(self, **changes: Any) -> Scenario:
-        """Return a copy with some values changed.
+        """Return a copy with some values changed; a new preset takes the place of an own world, and the reverse.
 
         Raises
         ------
         InvalidArgumentError
             If a name is no field, or a value is out of range.
         """
-        unknown = changes.keys() - {f.name for f in fields(self)}
+        known = _fields()
+        unknown = changes.keys() - set(known)
         if unknown:
-            raise InvalidArgumentError(
-                f"a Scenario has no {sorted(unknown)[0]!r:.80}; it has {', '.join(f.name for f in fields(self))}"
-            )
-        return replace(self, **changes)
+            raise InvalidArgumentError(f"a Scenario has no {sorted(unknown)[0]!r:.80}; it has {', '.join(known)}")
+        values = {name: getattr(self, name) for name in known} | {"world": self._own}
+        if changes.get("world") is not None:
+            values["preset"] = ""
+        elif "preset" in changes or "world" in changes:
+            values["world"] = None
+            values["preset"] = "" if self._own is not None else self.preset
+        return Scenario(**(values | changes))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data; values that are None are left out."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: list(v) if name == "params" else v for name, v in values.items() if v is not None}
+        """Return plain data; values that are None are left out, and so is the world where it is the preset's."""
+        values = {name: getattr(self, name) for name in _fields()} | {"world": self._own}
+        return {name: plain.to_plain(value) for name, value in values.items() if value is not None}
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Scenario:
+        """Read plain data; the inverse of :meth:`to_dict`. What it does not name keeps its default.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If it names an unknown value, or one is out of range.
+        """
+        if not isinstance(data, Mapping):
+            raise InvalidArgumentError(f"a scenario is a table, not {data!r:.80}")
+        values = dict(data)
+        if isinstance(values.get("world"), Mapping):
+            values["world"] = World.from_dict(values["world"])
+        if "policy" in values:
+            readers = {"breaker": lambda breaker: plain.from_plain(Breaker, breaker)}
+            values["policy"] = plain.from_plain(ScatterPolicy, values["policy"], readers)
+        return cls().replace(**values)
 
     def to_toml(self) -> str:
         """Return the scenario as TOML text; :meth:`from_toml` reads it back."""
-        return "".join(f"{name} = {_toml(value)}\n" for name, value in self.to_dict().items())
+        return "".join(f"{name} = {plain.to_toml(value)}\n" for name, value in self.to_dict().items())
 
     @classmethod
     def from_toml(cls, text: str) -> Scenario:
@@ -155,21 +268,21 @@ class Scenario:
             data = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise InvalidArgumentError(f"a scenario cannot be read: {error}") from error
-        return cls().replace(**data)
+        return cls.from_dict(data)
 
     def _repr_html_(self) -> str:
-        preset = self.load_preset()
+        date = self.load_preset().date
         cells = "".join(
             f"<tr><th style='text-align:left'>{name}</th><td>{html.escape(str(value))}</td></tr>"
             for name, value in self.to_dict().items()
         )
-        return f"<table><caption>Scenario, preset of {preset.date}</caption>{cells}</table>"
+        world = f"preset of {date}" if date else "a world of its own"
+        return f"<table><caption>Scenario, {world}</caption>{cells}</table>"
 
 
-def _toml(value: Any) -> str:
-    if isinstance(value, list):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    if isinstance(value, str):
-        # TOML's basic strings are JSON's, but for U+007F and for surrogate pairs, which are not written here.
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return repr(value)
+def _where(preset: str) -> str | Path:
+    return Path(preset) if preset.endswith(".toml") else preset
+
+
+def _fields() -> list[str]:
+    return [each.name for each in fields(Scenario) if each.init]

@@ -2,14 +2,15 @@
 
 Replication r of every scenario draws from the same keyed family (common random numbers), so differences between rows
 are differences between scenarios. Its key depends on the seed and r alone, never on the order or the process in which
-it runs: an executor changes the wall time and nothing else.
+it runs: an executor changes the wall time and nothing else. With a cache, what was once simulated is not simulated
+again, and a sweep that was killed goes on from there; the table is made of whole replications only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Executor, Future, as_completed
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,20 +20,22 @@ from tqdm.auto import tqdm
 
 from mktsim.errors import InvalidArgumentError
 from mktsim.streams import Streams
-from mktsim.study.replication import Engine, _check, run
+from mktsim.study.jobs import Job, Submits, check_executor, completed
+from mktsim.study.replication import Engine, _check, check_statistic, requests_are_independent
 from mktsim.study.scenario import Scenario
-from mktsim.study.statistics import mean_interval, pooled, quantile_interval, samples_for_quantile
+from mktsim.study.statistics import estimate_statistic
 
 
 def sweep(
-    scenario: Scenario,
+    scenario: Scenario | Sequence[Scenario],
     *,
     replications: int,
     seed: int,
-    executor: Executor | None = None,
+    executor: Submits | None = None,
     requests: int = 100,
     engine: Engine = "auto",
     quantiles: Sequence[float] = (0.5, 0.99),
+    cache: str | Path | None = None,
     progress: bool = True,
     **axes: Iterable[Any],
 ) -> pd.DataFrame:
@@ -40,20 +43,24 @@ def sweep(
 
     Parameters
     ----------
-    scenario : Scenario
-        What the axes do not name.
+    scenario : Scenario, or sequence of Scenario
+        What the axes do not name; of several scenarios each is combined with all axes.
     replications : int
         At least 2; 10 or more for an honest interval of a mean.
     seed : int
         Decides every draw.
     executor : concurrent.futures.Executor, optional
-        Runs the replications, e.g. a ProcessPoolExecutor or a Dask client's; the result does not depend on it.
+        Runs the replications, e.g. a ProcessPoolExecutor, a Dask client or its executor; anything with a ``submit``
+        whose futures have ``add_done_callback``. The result does not depend on it.
     requests : int
         In each replication.
     engine : "auto", "event" or "vectorised"
         See :func:`~mktsim.study.replication.simulate`.
     quantiles : sequence of float
-        Estimated from the requests of all replications together, which are independent.
+        Estimated from the requests of all replications together, where these are independent.
+    cache : path, optional
+        A folder in which replications are kept, by scenario, seed, number and version: a sweep that was killed takes up
+        where it was, and one with more scenarios computes the new ones only.
     progress : bool
         Show a progress bar.
     **axes : iterable
@@ -62,60 +69,59 @@ def sweep(
     Returns
     -------
     DataFrame
-        One row a scenario, metric and statistic: ``scenario`` (its number), one column an axis, ``metric``
-        (``sojourn_time_ms``), ``statistic`` (``mean``, ``p50``, ...), ``estimate``, ``low``, ``high`` (95 %), ``n``
-        (replications behind a mean, requests behind a quantile), ``replications``, ``requests``, ``seed``, ``engine``,
-        ``preset_date``.
+        One row a scenario, metric and statistic: ``scenario`` (its number), one column an axis or a field in which the
+        given scenarios differ, ``metric`` (``sojourn_time_ms``), ``statistic`` (``mean``, ``p50``, ...), ``estimate``,
+        ``low``, ``high`` (95 %), ``n`` (replications behind a mean, requests behind a quantile), ``replications``,
+        ``requests``, ``seed``, ``engine``, ``preset_date``.
 
     Raises
     ------
     InvalidArgumentError
         Before any work, if an axis is no field, a value is out of range, or the samples cannot bear a quantile.
+    StorageError
+        If the cache cannot be used.
+
+    Examples
+    --------
+    >>> size = {"replications": 10, "quantiles": (0.5,), "progress": False}
+    >>> frame = sweep(Scenario(vendors=10), seed=1, **size, fanout=["flat", 3])
+    >>> frame[["fanout", "statistic", "n"]].values.tolist()
+    [['flat', 'mean', 10], ['flat', 'p50', 1000], [3, 'mean', 10], [3, 'p50', 1000]]
     """
     if not isinstance(replications, int) or isinstance(replications, bool) or replications < 2:
         raise InvalidArgumentError(f"replications must be a whole number of at least 2, not {replications!r:.80}")
-    _check(scenario, requests, engine)
+    given = [scenario] if isinstance(scenario, Scenario) else _listed("scenario", scenario)
+    for one in given:
+        _check(one, requests, engine)
     Streams(seed)
-    for p in quantiles:
-        needed = samples_for_quantile(p)
-        if replications * requests < needed:
-            raise InvalidArgumentError(
-                f"a {p:g} quantile needs {needed:,} requests, not {replications} replications of {requests}; "
-                "raise one, or leave it out of quantiles"
-            )
-    grid = {name: _axis(name, values) for name, values in axes.items()}
+    check_executor(executor, cache)
+    grid = {name: _listed(f"axis {name}", values) for name, values in axes.items()}
     points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
-    scenarios = [scenario.replace(**point) for point in points]
+    scenarios = [one.replace(**point) for one in given for point in points]
+    statistics = ["mean", *(f"p{100 * _number(p):.12g}" for p in quantiles)]
+    for one in scenarios:
+        for statistic in statistics:
+            check_statistic(one, statistic, replications=replications, requests=requests)
 
-    jobs = [(i, r) for i in range(len(scenarios)) for r in range(replications)]
-    results: dict[tuple[int, int], tuple[str, NDArray[np.float64]]] = {}
+    jobs = [Job(one, seed, r, requests, engine) for one in scenarios for r in range(replications)]
+    parts: dict[int, dict[int, NDArray[np.float64]]] = {}
+    rows: dict[int, list[dict[str, Any]]] = {}
     with tqdm(total=len(jobs), desc="sweep", unit="replication", disable=not progress) as bar:
-        if executor is None:
-            for i, r in jobs:
-                results[i, r] = replicate_once(scenarios[i], seed, r, requests, engine)
-                bar.update()
-        else:
-            pending: dict[Future[Any], tuple[int, int]] = {
-                executor.submit(replicate_once, scenarios[i], seed, r, requests, engine): (i, r) for i, r in jobs
-            }
-            try:
-                for done in as_completed(pending):
-                    results[pending[done]] = done.result()
-                    bar.update()
-            finally:
-                for future in pending:
-                    future.cancel()
-
-    rows: list[dict[str, Any]] = []
-    for i, (point, one) in enumerate(zip(points, scenarios, strict=True)):
-        samples = [results[i, r][1] for r in range(replications)]
-        estimates = [("mean", mean_interval([part.mean() for part in samples]))]
-        estimates += [(f"p{100 * p:.10g}", quantile_interval(pooled(samples), p)) for p in quantiles]
-        for statistic, interval in estimates:
-            rows.append(
+        for place, (name, times_ms) in completed(jobs, executor=executor, cache=cache):
+            bar.update()
+            i, r = divmod(place, replications)
+            parts.setdefault(i, {})[r] = times_ms
+            if len(parts[i]) < replications:
+                continue
+            # A scenario that has all its replications becomes rows, and its samples are let go.
+            done = parts.pop(i)
+            samples = np.stack([done[number] for number in range(replications)])
+            independent = requests_are_independent(scenarios[i])
+            rows[i] = [
                 {
                     "scenario": i,
-                    **point,
+                    **_varied(given, i // len(points)),
+                    **points[i % len(points)],
                     "metric": "sojourn_time_ms",
                     "statistic": statistic,
                     "estimate": interval.estimate,
@@ -125,26 +131,34 @@ def sweep(
                     "replications": replications,
                     "requests": requests,
                     "seed": seed,
-                    "engine": results[i, 0][0],
-                    "preset_date": one.load_preset().date,
+                    "engine": name,
+                    "preset_date": scenarios[i].load_preset().date,
                 }
-            )
-    return pd.DataFrame(rows)
+                for statistic in statistics
+                for interval in [estimate_statistic(samples, statistic, independent=independent)]
+            ]
+    return pd.DataFrame([row for i in range(len(scenarios)) for row in rows[i]])
 
 
-def _axis(name: str, values: Iterable[Any]) -> list[Any]:
+def _varied(given: Sequence[Scenario], number: int) -> dict[str, Any]:
+    """Return the fields in which the given scenarios differ, with the values of one of them."""
+    plain = [one.to_dict() for one in given]
+    names = dict.fromkeys(name for one in plain for name in one)
+    mine = plain[number]
+    return {name: mine.get(name) for name in names if any(one.get(name) != mine.get(name) for one in plain)}
+
+
+def _number(p: Any) -> float:
+    if not isinstance(p, int | float | np.floating) or not 0.0 < p < 1.0:
+        raise InvalidArgumentError(f"p must be inside (0, 1), not {p!r:.80}")
+    return float(p)
+
+
+def _listed(name: str, values: Iterable[Any]) -> list[Any]:
     if isinstance(values, str) or not isinstance(values, Iterable):
-        raise InvalidArgumentError(f"axis {name} needs an iterable of values, not {values!r:.80}")
+        raise InvalidArgumentError(f"{name} needs an iterable of values, not {values!r:.80}")
     # Numbers of numpy become Python's, which a Scenario takes.
     listed = [value.item() if isinstance(value, np.generic) else value for value in values]
     if not listed:
-        raise InvalidArgumentError(f"axis {name} has no values")
+        raise InvalidArgumentError(f"{name} has no values")
     return listed
-
-
-def replicate_once(
-    scenario: Scenario, seed: int, replication: int, requests: int, engine: Engine
-) -> tuple[str, NDArray[np.float64]]:
-    """Run one replication in its own keyed family; return the engine and the sojourn times in ms."""
-    name, times_ms, _ = run(scenario, Streams(seed).child(f"replication {replication}"), requests, engine=engine)
-    return name, times_ms

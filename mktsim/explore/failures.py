@@ -1,0 +1,167 @@
+"""The faults explorer: what is left of an answer while vendors are down, and how does it come back?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any, Final
+
+import pandas as pd
+
+from mktsim.explore.background import Slices
+from mktsim.explore.base import Explorer
+from mktsim.explore.controls import check, choice, number, seed_box, whole
+from mktsim.explore.drawing import caption, paragraph, picture, rows_table, stacked_axes
+from mktsim.explore.pasting import code_of, imports_of
+from mktsim.explore.questions import resilient_policy, ride_through
+from mktsim.sim import Exponential, Uniform, World
+from mktsim.sim.faults import Crash, Fault, Partition, SlowDisk
+from mktsim.study.charts import PALETTE
+from mktsim.study.coordinated import vendor_ids
+from mktsim.study.scenario import Scenario
+
+_EVERY_MS: Final = 100.0
+_MORE: Final = 10
+_MOST: Final = 200
+_LINES: Final = {"crash": "-", "slow_disk": ":", "partition": "--"}
+
+
+class Faults(Explorer):
+    """Kill, slow or cut off a vendor while requests go on, and see coverage, time and recovery.
+
+    A press of a button adds a fault to the schedule, from now on, and sends ten more requests. The whole run is
+    repeated each time: same seed, same schedule, same past.
+
+    Parameters
+    ----------
+    vendors : int
+        From 2 to 40.
+
+    Examples
+    --------
+    >>> explorer = Faults(vendors=4)
+    >>> explorer.buttons["kill"].click()
+    >>> explorer.schedule
+    (Crash(targets='vendor/v0000000', share=1.0, start_ms=1000.0, end_ms=inf, silent=False),)
+    >>> explorer.close()
+    """
+
+    name = "faults"
+    title = "Faults: what is left of an answer, and how does it come back?"
+    about = "A request every 100 ms, partial answers allowed. Choose a vendor, press a button, and the run goes on."
+
+    def __init__(self, *, vendors: int = 12) -> None:
+        self._vendors = min(max(vendors, 2), 40)
+        #: Faults so far, and requests sent.
+        self.schedule: tuple[Fault, ...] = ()
+        self.requests = _MORE
+        controls = {
+            "vendor": choice("vendor", vendor_ids(self._vendors), "v0000000", "Whom the next button hits"),
+            "added_ms": number("slowed by, ms", 8.0, 1.0, 60.0, "What a slowed vendor takes longer for each call"),
+            "deadline_ms": number("deadline, ms", 60.0, 5.0, 200.0, "Nobody is waited for longer", step=5.0),
+            "retries": whole("retries", 1, 0, 3, "Further attempts, after a third of the deadline or a refusal"),
+            "breaker": check("circuit breaker", True, "Stop asking who failed twice; try again after some time"),
+            "seed": seed_box(1),
+        }
+        actions = {
+            "go": ("Go on", "Ten more requests", lambda: self._go_on()),
+            "kill": ("Kill", "The vendor's process ends: callers are refused", lambda: self._hit(Crash)),
+            "slow": ("Slow", "The vendor's disk becomes slow", lambda: self._hit(SlowDisk)),
+            "partition": ("Partition", "Messages to and from the vendor are lost", lambda: self._hit(Partition)),
+            "heal": ("Heal all", "Every fault ends now", self._heal),
+            "reset": ("Reset", "Begin anew, without faults", self._reset),
+        }
+        super().__init__(controls, actions)
+
+    @property
+    def now_ms(self) -> float:
+        """When the next request will be sent, on the simulated clock."""
+        return self.requests * _EVERY_MS
+
+    def _hit(self, kind: type[Fault]) -> None:
+        more = {"added_ms": self.controls["added_ms"].value} if kind is SlowDisk else {}
+        target = f"vendor/{self.controls['vendor'].value}"
+        self._go_on((*self.schedule, kind(targets=target, start_ms=self.now_ms, **more)))
+
+    def _heal(self) -> None:
+        self._go_on(
+            tuple(replace(each, end_ms=self.now_ms) if each.end_ms == math.inf else each for each in self.schedule)
+        )
+
+    def _reset(self) -> None:
+        self.schedule, self.requests = (), _MORE
+        self.refresh()
+
+    def _go_on(self, schedule: tuple[Fault, ...] | None = None) -> None:
+        if self.requests < _MOST:
+            self.schedule = self.schedule if schedule is None else schedule
+            self.requests += _MORE
+        self.refresh()
+
+    def values(self) -> dict[str, Any]:
+        """See :meth:`Explorer.values`."""
+        return {**super().values(), "schedule": self.schedule, "requests": self.requests}
+
+    def _scenario(self, values: dict[str, Any]) -> Scenario:
+        return Scenario(
+            vendors=self._vendors, statement="SELECT COUNT(*) AS products, AVG(price) FROM products", params=(),
+            world=World(
+                link_out=Uniform(0.125, 0.25), link_back=Uniform(0.125, 0.25), service=Exponential(0.5),
+                faults=values["schedule"],
+            ),
+            policy=resilient_policy(values["deadline_ms"], retries=values["retries"], breaker=values["breaker"]),
+        )  # fmt: skip
+
+    def work(self, values: dict[str, Any]) -> Slices:
+        """See :meth:`Explorer.work`."""
+        return ride_through(
+            self._scenario(values), requests=values["requests"], every_ms=_EVERY_MS, seed=values["seed"]
+        )
+
+    def draw(self, values: dict[str, Any], answer: pd.DataFrame) -> str:
+        """See :meth:`Explorer.draw`."""
+        top, below = stacked_axes(1.7, 1.7)
+        at_s = answer["start_ms"] / 1e3
+        top.step(at_s, 100 * answer["coverage"], where="post", color=PALETTE[0], lw=1.6)
+        top.plot(at_s, 100 * answer["coverage"], ".", color=PALETTE[0], ms=4)
+        top.set(ylim=(-4, 104), ylabel="vendors that\nanswered, %")
+        below.plot(at_s, answer["sojourn_time_ms"], "o", color=PALETTE[0], ms=3, mfc="white")
+        below.set(yscale="symlog", ylabel="sojourn time, ms", xlabel="simulated time, s")
+        below.set_yticks([0, 1, 3, 10, 30, 100], ["0", "1", "3", "10", "30", "100"])
+        below.set_ylim(bottom=0)
+        for fault in values["schedule"]:
+            end_s = min(fault.end_ms, values["requests"] * _EVERY_MS) / 1e3
+            for axes in (top, below):
+                axes.axvspan(fault.start_ms / 1e3, end_s, color=PALETTE[1], alpha=0.08, lw=0)
+                axes.axvline(fault.start_ms / 1e3, color=PALETTE[1], lw=1, ls=_LINES[fault.kind])
+            top.annotate(
+                f"{fault.kind.replace('_', ' ')} {fault.targets.rpartition('v')[2].lstrip('0') or '0'}",
+                (fault.start_ms / 1e3, 0), xytext=(3, 2), textcoords="offset points", fontsize=6.5, rotation=90,
+            )  # fmt: skip
+        caption(top, f"Simulated: {self._vendors} vendors, seed {values['seed']}; shaded: faults")
+        last = answer.iloc[-1]
+        text = (
+            f"Last request: {last['answered']} of {last['asked']} vendors answered in {last['sojourn_time_ms']:.1f} ms"
+        )
+        facts = [
+            ("answer", ", ".join(map(str, last["answer"])) or "none"),
+            ("missing", ", ".join(last["missing"]) or "nobody"),
+            ("guarantee", last["guarantee"]),
+            ("calls", int(last["calls"])),
+            ("partial answers so far", int((answer["coverage"] < 1).sum())),
+        ]
+        return (
+            paragraph(f"{text}.")
+            + picture(top, f"Coverage and time. {text}.")
+            + rows_table(["", "last request"], facts)
+        )
+
+    def config_of(self, values: dict[str, Any]) -> str:
+        """See :meth:`Explorer.config_of`."""
+        scenario = self._scenario(values)
+        return (
+            f"{imports_of(scenario, finish='mktsim.explore.questions', ride_through='mktsim.explore.questions')}\n\n"
+            f"scenario = {code_of(scenario)}\n"
+            f"finish(ride_through(scenario, requests={values['requests']}, every_ms={_EVERY_MS}, "
+            f"seed={values['seed']}))"
+        )

@@ -1,0 +1,97 @@
+"""The fan-out explorer: how long does one query over N vendors take?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from mktsim.explore.background import Slices
+from mktsim.explore.base import Explorer
+from mktsim.explore.controls import FLEETS, check, choice, number, scale, seed_box, whole
+from mktsim.explore.drawing import picture, table
+from mktsim.explore.pasting import code_of, imports_of
+from mktsim.explore.questions import SERVICES, fan_out_curve
+from mktsim.sim import load_preset, preset_names
+from mktsim.study.charts import annotate, line_chart
+from mktsim.study.scenario import Scenario
+
+_WIDTHS = [("flat", "flat"), *((str(n), n) for n in (2, 3, 4, 6, 8, 10, 16, 32, 64, 100))]
+_WINDOWS = [("the preset's", "preset"), ("unlimited", "unlimited"), *((str(n), n) for n in (1, 2, 6, 20, 100, 1000))]
+
+
+class FanOut(Explorer):
+    """Slide the number of vendors, the width of the tree and the world, and see p50 and p99 of a query over all.
+
+    Parameters
+    ----------
+    vendors : int
+        At the start; one of 10, 30, 100, ... 1,000,000.
+    preset : str
+        See :func:`mktsim.sim.preset_names`.
+
+    Examples
+    --------
+    >>> explorer = FanOut(vendors=10)
+    >>> explorer.controls["width"].value = 6
+    >>> print(explorer.config.splitlines()[2])
+    scenario = Scenario(vendors=10, preset='cloudflare-2026', fanout=6)
+    >>> explorer.close()
+    """
+
+    name = "fanout"
+    title = "Fan-out: how long does a query over N vendors take?"
+    about = "One coordinator asks every vendor, flat or through a tree of aggregators, and waits for the last answer."
+
+    def __init__(self, *, vendors: int = 1000, preset: str = "cloudflare-2026") -> None:
+        services = [("the preset's", "preset"), *((name, name) for name in SERVICES)]
+        controls = {
+            "vendors": scale("vendors", FLEETS, vendors, "How many vendors the query asks; the chart goes up to here"),
+            "width": scale("tree width", _WIDTHS, "flat", "Children of each node; flat: all from the coordinator"),
+            "preset": choice("world", preset_names(), preset, "Latencies and limits of a platform, each with a source"),
+            "window": choice("window", _WINDOWS, "preset", "Calls that one sender has in flight at most"),
+            "service": choice("service time", services, "preset", "Distribution of what one vendor takes"),
+            "mean_ms": number("mean service, ms", 5.0, 0.5, 50.0, "Of the distribution chosen; the preset has its own"),
+            "requests": whole("requests", 300, 30, 2000, "Simulated for each size; p99 needs 299", step=10),
+            "beside_flat": check("flat beside it", True, "Where there is a tree, show the flat scatter as well"),
+            "seed": seed_box(1),
+        }
+        super().__init__(controls)
+
+    def _scenario(self, values: dict[str, Any]) -> Scenario:
+        window = None if values["window"] == "preset" else values["window"]
+        scenario = Scenario(vendors=values["vendors"], preset=values["preset"], fanout=values["width"], window=window)
+        if values["service"] == "preset":
+            return scenario
+        return scenario.replace(world=scenario.world.replace(service=SERVICES[values["service"]](values["mean_ms"])))
+
+    def work(self, values: dict[str, Any]) -> Slices:
+        """See :meth:`Explorer.work`."""
+        return fan_out_curve(
+            self._scenario(values), requests=values["requests"], seed=values["seed"], beside_flat=values["beside_flat"]
+        )
+
+    def draw(self, values: dict[str, Any], answer: pd.DataFrame) -> str:
+        """See :meth:`Explorer.draw`."""
+        axes = line_chart(answer, x_label="vendors asked", y_label="sojourn time, ms")
+        preset = load_preset(values["preset"])
+        service = (
+            "" if values["service"] == "preset" else f", service {values['service']}, mean {values['mean_ms']:g} ms"
+        )
+        note = (
+            f"Simulated: {values['requests']:,} requests a point, seed {values['seed']}, preset {preset.name} of "
+            f"{preset.date}{service}. Bars: 95 % intervals."
+        )
+        annotate([axes], title="Sojourn time of one query", caption=note)
+        last = answer[answer["x"] == answer["x"].max()]
+        rows = last[["series", "estimate", "low", "high"]].round(1).set_axis(["", "ms", "low", "high"], axis="columns")
+        title = f"{int(last['x'].iloc[0]):,} vendors, 95 % intervals"
+        return picture(axes, f"Line chart. {note}") + table(rows, title=title)
+
+    def config_of(self, values: dict[str, Any]) -> str:
+        """See :meth:`Explorer.config_of`."""
+        scenario = self._scenario(values)
+        return (
+            f"{imports_of(scenario, simulate='mktsim')}\n\nscenario = {code_of(scenario)}\n"
+            f"result = simulate(scenario, requests={values['requests']}, seed={values['seed']})\nresult.summary()"
+        )

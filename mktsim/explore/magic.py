@@ -1,0 +1,215 @@
+"""``%%market``: a cell of SQL, asked of a marketplace of the notebook.
+
+Rules
+-----
+The statement's parameters are variables of the notebook: ``:name``, or ``{name}``, which means the same. They are
+bound, never written into the text; braces within quotes are text. A mistake is told by its name and message, without a
+traceback, and is an error: "Run all" stops there.
+
+Theory of operation
+-------------------
+A marketplace lives in the notebook's running event loop, and a magic is a plain function, which cannot wait there:
+waiting would stop the very loop that has to answer. So the magic returns a coroutine, and the call that IPython makes
+of ``%%market`` or ``%market`` gets an ``await`` before it, which IPython allows outside of functions.
+
+What this does not do
+---------------------
+In a function that is not `async`, Python refuses that ``await`` as it refuses any.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import re
+import shlex
+from collections.abc import Coroutine, Mapping
+from typing import Any, Final, NoReturn
+
+import numpy as np
+from IPython.core.error import UsageError
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.magic import no_var_expand
+
+from mktsim.errors import InvalidArgumentError, MktsimError, ParameterError
+from mktsim.fanout import QueryCoordinator
+from mktsim.market import Marketplace
+from mktsim.sql.lexer import tokens
+from mktsim.study.replication import simulate
+from mktsim.study.scenario import Scenario
+
+#: The call that IPython makes of the magic, its result assigned or not.
+_CALL: Final = re.compile(
+    r"^(\s*(?:[\w.]+(?:\s*,\s*[\w.]+)*\s*=\s*)?)(?=get_ipython\(\)\.run_(?:cell|line)_magic\('market',)"
+)
+#: Where the statement of ``%market`` begins.
+_STATEMENT: Final = re.compile(r"(?i)(?:^|\s)(?=(?:select|with|values)\b)")
+
+
+def load_ipython_extension(shell: InteractiveShell) -> None:
+    """Make ``%%market`` known: ``%load_ext mktsim``."""
+    shell.register_magic_function(market, "line_cell", "market")  # type: ignore[arg-type]  # It is no method.
+    if _await_it not in shell.input_transformers_post:
+        shell.input_transformers_post.append(_await_it)
+
+
+def unload_ipython_extension(shell: InteractiveShell) -> None:
+    """Forget ``%%market``: ``%unload_ext mktsim``."""
+    for kind in ("line", "cell"):
+        shell.magics_manager.magics[kind].pop("market", None)
+    if _await_it in shell.input_transformers_post:
+        shell.input_transformers_post.remove(_await_it)
+
+
+def _await_it(lines: list[str]) -> list[str]:
+    """Put an ``await`` before each call of the magic.
+
+    Examples
+    --------
+    >>> _await_it(["top = get_ipython().run_line_magic('market', 'SELECT 1')"])
+    ["top = await get_ipython().run_line_magic('market', 'SELECT 1')"]
+    """
+    return [_CALL.sub(r"\1await ", line) for line in lines]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells of a mistake as IPython tells of a mistaken magic."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}\n{self.format_usage().strip()}")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="%%market", add_help=False)
+    add = parser.add_argument
+    add("market", nargs="?", help="the marketplace's variable; not needed where there is one only")
+    add("-o", "--output", metavar="NAME", help="put the result into this variable and show nothing")
+    add("--explain", action="store_true", help="show how the statement would be answered, without running it")
+    add("--simulate", metavar="PRESET", help="simulate the fan-out to the vendors that it would visit")
+    add("--vendors", type=int, metavar="N", help="with --simulate: as if it visited so many")
+    add("--requests", type=int, default=400, metavar="N", help="with --simulate: how many (default 400)")
+    add("--seed", type=int, default=1, help="with --simulate: decides every draw (default 1)")
+    add("--allow-partial", action="store_true", help="answer from the vendors that answered")
+    add("--deadline", type=float, metavar="SECONDS", help="stop waiting after so long")
+    return parser
+
+
+@no_var_expand  # IPython would write the values of {name} into the line.
+def market(line: str, cell: str | None = None) -> Coroutine[Any, Any, Any]:
+    """Ask a marketplace of the notebook one SELECT; a DataFrame comes back.
+
+    ::
+
+        %%market shop -o top
+        SELECT name, rating FROM products WHERE category = :category ORDER BY rating DESC LIMIT 10
+
+        count = %market SELECT COUNT(*) AS count FROM products
+
+    Options: ``-o NAME``, ``--explain``, ``--simulate PRESET`` (with ``--vendors``, ``--requests``, ``--seed``),
+    ``--allow-partial``, ``--deadline SECONDS``.
+    """
+    shell = InteractiveShell.instance()
+    if cell is None:
+        begin = _STATEMENT.search(line)
+        line, cell = (line, "") if begin is None else (line[: begin.start()], line[begin.end() :])
+    try:
+        options = _parser().parse_args(shlex.split(line))
+    except ValueError as error:  # An open quote.
+        raise UsageError(f"%%market: {error}") from None
+    if not cell.strip():
+        raise UsageError("%%market needs a SELECT: in the cell's body, or behind %market")
+    return _answer(options, cell, shell)
+
+
+async def _answer(options: Any, cell: str, shell: InteractiveShell) -> Any:
+    try:
+        target = _find(options.market, shell.user_ns)
+        sql, params = bound(cell, shell.user_ns)
+        if options.explain or options.simulate:
+            answer: Any = target.explain(sql, params)
+            if options.simulate:
+                visited = answer.vendors if options.vendors is None else options.vendors
+                scenario = Scenario(
+                    vendors=max(visited, 1), preset=options.simulate, statement=sql, params=tuple(params.values())
+                )
+                # In a thread: simulations take long, and the kernel has others to answer.
+                answer = await asyncio.to_thread(simulate, scenario, requests=options.requests, seed=options.seed)
+        else:
+            result = await target.query(sql, params, allow_partial=options.allow_partial, deadline_s=options.deadline)
+            if not result.coverage.complete:
+                print(f"incomplete: {', '.join(result.coverage.missing[:10])} did not answer; {result.guarantees}")
+            answer = result.to_pandas()
+    except MktsimError as error:
+        raise _short(error) from None
+    if options.output is None:
+        return answer
+    if not options.output.isidentifier():
+        raise UsageError(f"-o takes a variable's name, not {options.output!r:.80}")
+    shell.user_ns[options.output] = answer
+    return None
+
+
+def _short(error: MktsimError) -> MktsimError:
+    """Have IPython show an error by its name and message alone."""
+    text = f"{type(error).__name__}: {error}"
+    error._render_traceback_ = lambda: [text]  # type: ignore[attr-defined]
+    return error
+
+
+def _find(name: str | None, namespace: Mapping[str, Any]) -> Marketplace | QueryCoordinator:
+    kinds = (Marketplace, QueryCoordinator)
+    if name is not None:
+        found = namespace.get(name)
+        if isinstance(found, kinds):
+            return found
+        what = "nothing" if name not in namespace else f"a {type(found).__name__}"
+        raise InvalidArgumentError(f"{name!r:.80} is {what}, not a marketplace: market = await Marketplace.open(...)")
+    known = {key: value for key, value in namespace.items() if isinstance(value, kinds) and not key.startswith("_")}
+    if len({id(value) for value in known.values()}) == 1:
+        return next(iter(known.values()))
+    if not known:
+        raise InvalidArgumentError("there is no marketplace yet: market = await Marketplace.open(...)")
+    raise InvalidArgumentError(f"which marketplace? %%market NAME, one of {', '.join(sorted(known))}")
+
+
+def bound(sql: str, namespace: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return a statement with named placeholders, and the namespace's value of each.
+
+    Raises
+    ------
+    ParameterError
+        A variable does not exist, braces hold no name, or a placeholder has none.
+
+    Examples
+    --------
+    >>> bound("SELECT * FROM t WHERE a = {a} AND b = :b AND c = '{c}'", {"a": 1, "b": "x' OR 1 --"})
+    ("SELECT * FROM t WHERE a = :a AND b = :b AND c = '{c}'", {'a': 1, 'b': "x' OR 1 --"})
+    """
+    pieces: list[str] = []
+    names: list[str] = []
+    given = list(tokens(sql))
+    place = 0
+    while place < len(given):
+        kind, text = given[place]
+        if text == "{" and kind == "other":
+            inner = "".join(piece for _, piece in given[place + 1 : place + 3])
+            name = inner.removesuffix("}")
+            if not (inner.endswith("}") and name.isidentifier()):
+                raise ParameterError("braces hold a variable's name, {name}; compute the value before", sql=sql)
+            pieces.append(f":{name}")
+            names.append(name)
+            place += 3
+            continue
+        if kind == "parameter":
+            if not text[1:].isidentifier():
+                raise ParameterError(f"{text} has no name: write :name, the name of a variable", sql=sql)
+            names.append(text[1:])
+        pieces.append(text)
+        place += 1
+    missing = [name for name in names if name not in namespace]
+    if missing:
+        raise ParameterError(f"there is no variable {missing[0]!r}", sql=sql)
+    values = {name: namespace[name] for name in names}
+    return "".join(pieces), {
+        name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()
+    }

@@ -1,0 +1,130 @@
+"""The stepper: a simulation, one moment at a time, with its event log."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Final
+
+from mktsim.explore.background import Slices
+from mktsim.explore.base import Explorer
+from mktsim.explore.controls import choice, number, seed_box, whole
+from mktsim.explore.drawing import paragraph, table
+from mktsim.explore.pasting import code_of, imports_of
+from mktsim.explore.questions import SERVICES, Replay, replay
+from mktsim.sim import Exponential, World
+from mktsim.sim.events import scatters
+from mktsim.sim.simulation import Program
+
+_SHOWN: Final = 12
+
+
+class Stepper(Explorer):
+    """Step through a simulated scatter, or a program of your own, and read what happened.
+
+    Each press runs the simulation from its begin to the moment asked for: same seed, same moments, whatever the steps.
+
+    Parameters
+    ----------
+    program : callable, optional
+        See :class:`mktsim.sim.simulation.Simulation`; a scatter over some vendors when absent.
+    world : World, optional
+        Of that program; what the controls say when absent.
+
+    Examples
+    --------
+    >>> explorer = Stepper()
+    >>> explorer.buttons["step"].click()
+    >>> explorer.moments
+    1
+    >>> explorer.close()
+    """
+
+    name = "stepper"
+    title = "Stepper: a simulation, one moment at a time"
+    about = "A moment is an instant at which something is recorded. Stepping, running and resetting give the same log."
+
+    def __init__(self, program: Program | None = None, world: World | None = None) -> None:
+        self._program, self._own_world = program, world
+        #: Moments to show; None for all.
+        self.moments: int | None = 0
+        controls = {"seed": seed_box(1)}
+        if program is None:
+            controls = {
+                "leaves": whole("vendors", 5, 1, 200, "Calls of one request"),
+                "requests": whole("requests", 2, 1, 50, "One after another"),
+                "window": choice(
+                    "window", [("unlimited", 0), ("1", 1), ("2", 2), ("6", 6)], 0, "Calls in flight at most"
+                ),
+                **controls,
+            }
+        if world is None:
+            controls = {
+                "service": choice("service time", list(SERVICES), "exponential", "Distribution of a vendor's work"),
+                "mean_ms": number("mean service, ms", 5.0, 0.5, 30.0, "Of that distribution"),
+                **controls,
+            }
+        actions = {
+            "step": ("Step", "On to the next moment", lambda: self._go(1)),
+            "ten": ("Ten steps", "Ten moments on", lambda: self._go(10)),
+            "run": ("Run", "To the end", lambda: self._to(None)),
+            "reset": ("Reset", "Back to time 0", lambda: self._to(0)),
+        }
+        super().__init__(controls, actions)
+
+    def _to(self, moments: int | None) -> None:
+        self.moments = moments
+        self.refresh()
+
+    def _go(self, more: int) -> None:
+        if self.moments is not None:  # At the end there is no further.
+            self._to(self.moments + more)
+
+    def stopped(self) -> None:
+        """Stay at the moment that is shown."""
+        if self.moments is None and self._job is not None and self._job.progress is not None:
+            self.moments = self._job.progress.done
+
+    def values(self) -> dict[str, Any]:
+        """See :meth:`Explorer.values`."""
+        return {**super().values(), "moments": self.moments}
+
+    def _world(self, values: dict[str, Any]) -> World:
+        if self._own_world is not None:
+            return self._own_world
+        return World(
+            link_out=Exponential(1.0), link_back=Exponential(1.0),
+            service=SERVICES[values["service"]](values["mean_ms"]), window=values.get("window") or None,
+        )  # fmt: skip
+
+    def work(self, values: dict[str, Any]) -> Slices:
+        """See :meth:`Explorer.work`."""
+        program = self._program
+        if program is None:
+            program = partial(scatters, leaves=values["leaves"], requests=range(values["requests"]))
+        return replay(program, self._world(values), moments=values["moments"], seed=values["seed"])
+
+    def draw(self, values: dict[str, Any], answer: Replay) -> str:
+        """See :meth:`Explorer.draw`."""
+        log = answer.log
+        counts = ", ".join(f"{count:,} {what}" for what, count in log["what"].value_counts(sort=False).items())
+        state = "the end" if answer.done else "under way"
+        text = (
+            f"{answer.now_ms:.3f} ms, {state}: {answer.moments:,} moments, {len(log):,} steps ({counts or 'none yet'})"
+        )
+        recent = log.tail(_SHOWN)[["time_ms", "what", "request", "attempt", "source", "target"]]
+        recent = recent.assign(time_ms=recent["time_ms"].map("{:.3f}".format))
+        title = f"event log, the last {len(recent)} of {len(log):,}" if len(log) > _SHOWN else "event log"
+        return paragraph(text) + table(recent, title=title)
+
+    def config_of(self, values: dict[str, Any]) -> str:
+        """See :meth:`Explorer.config_of`."""
+        world = self._world(values)
+        program = "program"
+        if self._program is None:
+            program = f"partial(scatters, leaves={values['leaves']}, requests=range({values['requests']}))"
+        return (
+            "from functools import partial\n\nfrom mktsim.explore.questions import finish, replay\n"
+            f"{imports_of(world)}\nfrom mktsim.sim.events import scatters\n\n"
+            f"world = {code_of(world)}\nprogram = {program}\n"
+            f"finish(replay(program, world, moments={self.moments}, seed={values['seed']})).log"
+        )

@@ -1,0 +1,94 @@
+"""What a vendor costs to read in each way there is, as measured so far; by this a coordinator chooses.
+
+Theory of operation
+-------------------
+A vendor is *scanned* in the order of a shard file, or *visited*, looked up by its id, which costs more each and spares
+all others. Visits are cheap enough to be made in the coordinator's process until they outweigh the *call* of a worker
+process. Each cost is a running mean (a quarter of the newest measurement), from a prior measured on one machine:
+``python -m benchmarks.million``. Measurements of fewer than `_LEAST` vendors say more about overheads and are left out.
+
+Under simulation nothing is measured, so that a run does not depend on the machine: the priors stand.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+_LEAST: Final = 64
+_SHARE: Final = 0.25
+#: Costs never leave a decade around their priors: one stalled query must not decide for all after it.
+_MOST: Final = 10.0
+
+
+@dataclass(slots=True)
+class Costs:
+    """Running estimates.
+
+    Attributes
+    ----------
+    scan_us, visit_us : float
+        A vendor read in a scan, and one looked up by its id, microseconds.
+    call_us : float
+        A request to a worker process and back, microseconds; not measured.
+
+    Examples
+    --------
+    >>> costs = Costs()
+    >>> costs.prefers_visits(100, 1_000), costs.prefers_visits(900, 1_000)
+    (True, False)
+    >>> costs.learn("scan", 1_000, 0.012)
+    >>> costs.scan_us
+    9.0
+    """
+
+    scan_us: float = 8.0
+    visit_us: float = 20.0
+    call_us: float = 1_000.0
+
+    def prefers_visits(self, visits: int, vendors: int) -> bool:
+        """Whether to visit so many vendors costs less than to scan all."""
+        return visits * self.visit_us < vendors * self.scan_us
+
+    def stays_here(self, visits: int, calls: int) -> bool:
+        """Whether so many visits are not worth so many calls of worker processes."""
+        return visits * self.visit_us <= calls * self.call_us
+
+    def learn(self, way: str, vendors: int, wall_s: float) -> None:
+        """Take in that so many vendors were read one way (``scan`` or ``visit``) in so many seconds."""
+        if vendors < _LEAST:
+            return
+        name = f"{way}_us"
+        prior = getattr(_PRIOR, name)
+        seen = min(max(1e6 * wall_s / vendors, prior / _MOST), prior * _MOST)
+        setattr(self, name, (1 - _SHARE) * getattr(self, name) + _SHARE * seen)
+
+    def __str__(self) -> str:
+        return f"{self.scan_us:.1f} us a vendor scanned, {self.visit_us:.1f} us visited"
+
+
+_PRIOR: Final = Costs()
+_PLANS: Final = 512
+
+
+class CostsByPlan:
+    """The costs of each plan, by its text; those of the plans used last are remembered.
+
+    Examples
+    --------
+    >>> known = CostsByPlan()
+    >>> known["SELECT 1"].learn("visit", 100, 0.004)
+    >>> known["SELECT 1"].visit_us, known["SELECT 2"].visit_us
+    (25.0, 20.0)
+    """
+
+    def __init__(self) -> None:
+        self._costs: OrderedDict[str, Costs] = OrderedDict()
+
+    def __getitem__(self, sql: str) -> Costs:
+        costs = self._costs.setdefault(sql, Costs())
+        self._costs.move_to_end(sql)
+        while len(self._costs) > _PLANS:
+            self._costs.popitem(last=False)
+        return costs

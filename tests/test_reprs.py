@@ -1,0 +1,150 @@
+"""What a notebook and a terminal show of each object: every text escaped, and the plain text as good as the HTML."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from mktsim import ConsistentHashRing, Marketplace, Scenario, explore, simulate
+from mktsim.explore.drawing import rows_table
+from mktsim.fanout.result import Coverage, QueryResult, QueryStats
+from mktsim.sql import Planner, Schema
+
+EVIL = "<script>alert(1)</script>"
+QUOTED = 'SELECT "' + EVIL + '" AS "' + EVIL + "\", '" + EVIL + "' FROM products WHERE name <> '" + EVIL + "'"
+#: Elements that the reprs are made of; whatever else comes up came from data.
+KNOWN = {
+    "table", "thead", "tbody", "tr", "th", "td", "caption", "p", "small", "b", "code", "div", "h3", "details",
+    "summary",
+}  # fmt: skip
+
+
+class Tags(HTMLParser):
+    """Collects the elements and the text of some HTML, as a browser reads it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note the element, and that nothing is to run."""
+        self.tags.add(tag)
+        assert not any(name.startswith("on") for name, _ in attrs)
+
+    def handle_data(self, data: str) -> None:
+        """Note the text."""
+        self.text.append(data)
+
+
+def read(made: str) -> tuple[set[str], str]:
+    """Return the elements and the text of some HTML."""
+    tags = Tags()
+    tags.feed(made)
+    return tags.tags, "".join(tags.text)
+
+
+@pytest.fixture(scope="module")
+def things() -> dict[str, Any]:
+    """Return one object of each kind, with markup wherever a user or data can put it."""
+    frame = pd.DataFrame({"seller_id": [EVIL, "acme"], EVIL: [EVIL, "mouse"], "name": [EVIL, "\x1b[2J"]})
+
+    async def ask() -> dict[str, Any]:
+        async with Marketplace.from_frames(products=frame) as market:
+            sql = f'SELECT seller_id, "{EVIL}", name AS "{EVIL} 2" FROM products WHERE name <> \'{EVIL}!\''
+            result = await market.query(sql)
+            alone = await market.query("SELECT name FROM products", shard_key=EVIL)
+            routed = market.explain("SELECT name FROM products WHERE seller_id = ?", [EVIL])
+            return {
+                "QueryResult": result, "QueryResult, routed": alone, "Explanation": market.explain(sql),
+                "Explanation, routed": routed, "Marketplace": (market, market._repr_html_()),
+            }  # fmt: skip
+
+    found = asyncio.run(ask())
+    stats = QueryStats("two-phase", 2, 1, 0, 1, {})
+    found["QueryResult, partial"] = QueryResult(
+        [(EVIL, None, b"\x00")], (EVIL, "b", "c"), stats, Coverage(2, 1, (EVIL,))
+    )
+    found["Ring"] = ConsistentHashRing([EVIL, "b"])
+    found["Plan"] = Planner(Schema((f'CREATE TABLE products("{EVIL}" TEXT, name TEXT)',))).plan(QUOTED)
+    scenario = Scenario(vendors=3, statement=QUOTED, params=(EVIL,))
+    found["Scenario"] = scenario
+    found["simulation"] = simulate(scenario, requests=30, seed=1)
+    try:
+        from mktsim.study import StudyResult
+
+        table = pd.DataFrame({EVIL: [EVIL], "estimate": [1.0]})
+        found["StudyResult"] = StudyResult(
+            question=EVIL, answer=EVIL, frame=table, parameters={EVIL: EVIL}, seed=1, caption=EVIL
+        )
+    except TypeError:
+        found["StudyResult"] = found["simulation"]
+    return found
+
+
+NAMES = [
+    "QueryResult", "QueryResult, routed", "QueryResult, partial", "Explanation", "Explanation, routed", "Marketplace",
+    "Ring", "Plan", "Scenario", "simulation", "StudyResult",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_markup_in_data_is_text(name: str, things: dict[str, Any]) -> None:
+    """No element comes from a name, an id, a statement or a column; each is there to read."""
+    thing = things[name]
+    made = thing[1] if isinstance(thing, tuple) else thing._repr_html_()
+    tags, text = read(made)
+    assert tags <= KNOWN, tags - KNOWN
+    assert "<script" not in made.lower()
+    if name not in ("Marketplace", "simulation"):
+        assert html.unescape(EVIL) in text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_plain_text_says_as_much(name: str, things: dict[str, Any]) -> None:
+    """In a terminal nothing is escaped, nothing is an address in memory, and nothing commands the terminal."""
+    thing = things[name][0] if isinstance(things[name], tuple) else things[name]
+    text = str(thing)
+    assert "object at 0x" not in text
+    assert "\x1b" not in text
+    assert "&lt;" not in text
+    assert len(text) >= 20
+    if name.startswith("QueryResult"):
+        assert EVIL in text
+
+
+def test_a_result_prints_as_a_table() -> None:
+    """With its column names, NULL, blobs, and how many rows are not shown."""
+    stats = QueryStats("collect", 3, 3, 0, 50, {})
+    result = QueryResult([(None, b"\xff", k) for k in range(50)], ("a", "b", "number"), stats, Coverage(3, 3))
+    lines = str(result).splitlines()
+    assert lines[0].split() == ["a", "b", "number"]
+    assert lines[2].split() == ["NULL", "x'ff'", "0"]
+    assert lines[-2] == "... 30 more rows"
+    assert lines[-1] == repr(result)
+    assert str(QueryResult([], (), stats, Coverage(0, 0))).endswith(repr(QueryResult([], (), stats, Coverage(0, 0))))
+
+
+def test_a_plan_prints_its_tier_and_statements(things: dict[str, Any]) -> None:
+    """One below the other, as explain does."""
+    text = str(things["Plan"])
+    assert re.match(r"tier +two-phase\nscatter ", text)
+    assert "\ngather " in text
+
+
+def test_explorers_escape_what_they_show() -> None:
+    """Statement, columns, values, errors."""
+    merge = explore.merge(f"SELECT '{EVIL}' AS \"{EVIL}\", name FROM products LIMIT 2")
+    tags, text = read(merge._result.value)
+    assert "script" not in tags
+    assert EVIL in text
+    merge.controls["statement"].value = f"SELECT {EVIL}"
+    assert "<script" not in merge._status.value
+    merge.close()
+    assert read(rows_table([EVIL], [(EVIL,)], title=EVIL))[0] <= KNOWN
