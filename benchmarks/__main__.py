@@ -10,10 +10,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import fanout, placement, report, runtime, simulation, sql
+from benchmarks import cluster, fanout, placement, prediction, report, runtime, simulation, sql
 from benchmarks.measure import QUICK, Figure, Sizes, measure
 
-MODULES = {"fanout": fanout, "placement": placement, "simulation": simulation, "sql": sql, "runtime": runtime}
+MODULES = {
+    "fanout": fanout,
+    "placement": placement,
+    "simulation": simulation,
+    "sql": sql,
+    "runtime": runtime,
+    "cluster": cluster,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,9 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=20261122, help="of catalogues, keys and durations")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder of benchmarks.json and benchmarks.md")
     parser.add_argument("--check", type=Path, metavar="FILE", help="a benchmarks.json to compare with")
+    parser.add_argument("--predict", action="store_true", help="only: the runtime's largest size from its small ones")
     options = parser.parse_args(arguments)
     if options.check is not None and not options.check.is_file():
         parser.error(f"--check: there is no file {str(options.check)!r}")
+    if options.predict:
+        return prediction.report(quick=options.quick, seed=options.seed, out=options.out)
     sizes = QUICK if options.quick else Sizes()
     progress, shown = Console(stderr=True), Console()
     if not shown.is_terminal:

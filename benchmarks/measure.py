@@ -30,6 +30,8 @@ class Sizes:
         Of the column that is summed.
     objects : tuple of int
         Durable Objects in the platform's own runtime.
+    cluster_vendors : int
+        Scanned by the workers of a Dask cluster.
     rounds : int
         At most; a subject ends before where they take longer than `subject_s` seconds, though not before its least.
     """
@@ -45,12 +47,20 @@ class Sizes:
     array_leaves: int = 100_000
     rows: int = 1_000_000
     objects: tuple[int, ...] = (10, 30, 100, 300, 1_000)
+    cluster_vendors: int = 100_000
     rounds: int = 21
     subject_s: float = 30.0
 
 
 QUICK = Sizes(
-    vendors=(1_000,), keys=100_000, array_leaves=20_000, rows=100_000, objects=(100,), rounds=7, subject_s=3.0
+    vendors=(1_000,),
+    keys=100_000,
+    array_leaves=20_000,
+    rows=100_000,
+    objects=(100,),
+    cluster_vendors=5_000,
+    rounds=7,
+    subject_s=3.0,
 )
 
 
@@ -68,12 +78,15 @@ class Contender:
         Makes of its result what is compared; not timed.
     at_most : float, optional
         The bar: our time divided by this contender's.
+    before : callable
+        What is called before each run, and not timed.
     """
 
     name: str
     run: Callable[[], Any]
     answer: Callable[[Any], Any] = lambda result: result
     at_most: float | None = None
+    before: Callable[[], object] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +160,10 @@ def compare(subject: Subject) -> None:
     DifferentAnswerError
         If one differs.
     """
+    subject.ours.before()
     ours = subject.ours.answer(subject.ours.run())
     for peer in subject.peers:
+        peer.before()
         theirs = peer.answer(peer.run())
         if not subject.equal(ours, theirs):
             raise DifferentAnswerError(
@@ -181,6 +196,7 @@ def measure(subject: Subject, *, rounds: int, subject_s: float) -> list[Figure]:
         row = [0.0] * len(contenders)
         for step in range(len(contenders)):
             place = (step + len(times)) % len(contenders)
+            contenders[place].before()
             gc.collect()  # What one contender leaves behind is not collected in another's time.
             start = perf_counter()
             result = contenders[place].run()

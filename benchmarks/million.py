@@ -22,12 +22,10 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
-from mktsim.fanout import QueryCoordinator, store_scanners
-from mktsim.fanout.partials import PartialCache
+from mktsim.fanout import QueryCoordinator, ScatterPolicy, store_scanners
 from mktsim.market import Marketplace
 from mktsim.market.generate import generate
 from mktsim.market.nouns import SCHEMA
-from mktsim.sql.schema import Schema
 from mktsim.storage.folder import file_name, open_file
 from mktsim.storage.images import open_quickly
 from mktsim.storage.sparse import Bases
@@ -59,9 +57,8 @@ async def measure(folder: Path, workers: int, rounds: int) -> None:
             pruning = QueryCoordinator(scanners, schema=SCHEMA, address="pruning")
             stack.callback(pruning.close)
             scanners = store_scanners(market.store, executor=executor)
-            plain = Schema(SCHEMA.statements, shard_column=SCHEMA.shard_column)
-            scanning = QueryCoordinator(scanners, schema=plain, address="scanning")
-            scanning._partials = PartialCache(0)
+            everybody = ScatterPolicy(visit_all=True)
+            scanning = QueryCoordinator(scanners, schema=SCHEMA, address="scanning", policy=everybody)
             stack.callback(scanning.close)
             print(f"{vendors:,} vendors, {len(market.store.shards)} shards, {workers or 'no'} worker processes")
             started = perf_counter()

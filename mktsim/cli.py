@@ -46,7 +46,13 @@ Without a command, 'study scaling' runs. Exit codes: 0 done, 2 your mistake, 130
 """
 #: Studies that answer one question, by their name in ``study NAME``: a module of `mktsim.study` with `answer_question`.
 _QUESTIONS: Final = {
+    "calibration": "questions.live_vs_simulated",
     "fan-out-width": "questions.fanout_width",
+    "hedging": "questions.hedging",
+    "isolation": "questions.isolation",
+    "merging": "questions.merging",
+    "partial": "questions.partial",
+    "pipelining": "questions.pipelining",
     "validate": "validation",
     "virtual-nodes": "virtual_nodes",
 }

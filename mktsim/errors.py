@@ -22,13 +22,15 @@
     ├── IncompleteAnswerError (RuntimeError)   some vendors did not answer; carries answered and missing
     ├── StorageError (OSError)                 a store cannot be read or written
     │   ├── CorruptImageError                  a vendor's database image is damaged
-    │   └── SchemaMismatchError                an image or store was made for another schema
+    │   ├── SchemaMismatchError                an image or store was made for another schema
+    │   └── StaleReplicaError                  a replica may not answer: ask the shard itself
     ├── ObjectError (RuntimeError)             a durable object refused a request
     │   ├── NotCallableError (AttributeError)  the method is not open to callers
     │   ├── IsolationError (PermissionError)   code tried to leave its own database
     │   └── OrderError (ValueError)            an order cannot be placed or moved
     │       └── OutOfStockError
     ├── SimulationError (RuntimeError)         the simulated world cannot go on
+    ├── CalibrationError (ValueError)          measurements do not follow the model they were taken for
     ├── ResourceLimitError (OSError)           the system allows less than is about to be needed
     ├── ClusterError (BrokenExecutor)          the workers of a cluster are lost, or none can be reached
     └── MissingExtraError (ImportError)        an optional dependency is not installed
@@ -223,6 +225,10 @@ class SchemaMismatchError(StorageError):
     """An image or a store was made for another schema: migrate it, or open it with the schema it has."""
 
 
+class StaleReplicaError(StorageError):
+    """A replica may not answer, for it is too far behind or vendors move: ask the shard itself, or allow more."""
+
+
 class ObjectError(MktsimError, RuntimeError):
     """A durable object refused a request."""
 
@@ -278,6 +284,10 @@ class ClusterError(MktsimError, BrokenExecutor):
 
 class MissingExtraError(MktsimError, ImportError):
     """What was asked for needs a package that is not installed: the message says how to install it."""
+
+
+class CalibrationError(MktsimError, ValueError):
+    """Measurements do not follow the model: measure on a quieter machine, or what the message says the model lacks."""
 
 
 class StudyWarning(UserWarning):

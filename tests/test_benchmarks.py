@@ -30,6 +30,7 @@ TINY = Sizes(
     array_leaves=50,
     rows=300,
     objects=(),
+    cluster_vendors=16,
     rounds=3,
     subject_s=0.0,
 )

@@ -262,8 +262,8 @@ def test_ties_along_an_index_are_not_decided_by_vendors(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "sql", ["SELECT MIN(x), MAX(n) FROM t", "SELECT g, MIN(x) FROM t GROUP BY g", "SELECT SUM(n), MIN(x) FROM t"]
 )
-def test_of_both_zeros_the_first_vendors_is_the_extreme(zeros: tuple[float, float], sql: str, tmp_path: Path) -> None:
-    """Whichever shard it is in, and asked again."""
+def test_a_zero_has_one_sign_in_a_column_of_numbers(zeros: tuple[float, float], sql: str, tmp_path: Path) -> None:
+    """SQLite stores -0.0 as 0.0 there, so that an extreme is the same whichever vendor it comes from."""
     fleet = Small(
         tmp_path, {"a": [(zeros[0], 1, "g")], "b": [(zeros[1], 2, "g")], "c": [(0.0, 3, "g")], "d": [(-0.0, 1, "g")]}
     )
@@ -319,5 +319,16 @@ def test_a_search_that_would_visit_most_scans_all(tmp_path: Path, monkeypatch: p
         result = fleet.ask("SELECT n FROM t ORDER BY x DESC, n DESC LIMIT 3")
         assert result.rows == [(19,), (18,), (17,)]
         assert (result.stats.vendors_asked, result.stats.vendors_pruned) == (20, 0)
+    finally:
+        fleet.close()
+
+
+def test_numbers_that_no_float_holds_bound_nothing(tmp_path: Path) -> None:
+    """2**53 + 1 as a float is 2**53, which would count the wrong rows."""
+    fleet = Small(tmp_path, {"a": [(1, 2**53, "g")], "b": [(1, 1, "g")], "c": [(1, 2**53 + 1, "g")]})
+    try:
+        assert fleet.ask("SELECT COUNT(*) FROM t WHERE n >= ?", [2**53 + 1]).rows == [(1,)]
+        assert fleet.ask("SELECT COUNT(*) FROM t WHERE n >= ?", [2**53]).rows == [(2,)]
+        assert fleet.ask("SELECT MAX(n) FROM t").rows == [(2**53 + 1,)]
     finally:
         fleet.close()

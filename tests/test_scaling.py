@@ -61,6 +61,9 @@ def test_the_naive_merge_does_what_its_rules_say(sql: str, answers: list[Any], m
         ("SELECT 'UNION, AVG(x)' FROM t LIMIT 3 OFFSET 1", "OFFSET"),
         ("SELECT k, SUM(v) FROM t GROUP BY k HAVING SUM(v) > 1", "HAVING"),
         ("SELECT k, SUM(v) FROM t GROUP BY k", "GROUP BY: COUNT, SUM, MIN, MAX"),
+        ("SELECT k FROM t GROUP BY k", "GROUP BY: COUNT, SUM, MIN, MAX"),
+        ("SELECT json_group_array(length(a)) FROM t", "JSON aggregate"),
+        ("SELECT json_array(a, b) FROM t", "filter"),
     ],
 )
 def test_a_statement_is_of_the_first_class_it_fits(sql: str, kind: str) -> None:

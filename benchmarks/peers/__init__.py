@@ -83,8 +83,13 @@ class DurableObjectRuntime:
         return [tuple(row) for row in self._post("/top", body)]
 
     def _post(self, path: str, body: Any) -> Any:
-        self._connection.request("POST", path, json.dumps(body))
-        response = self._connection.getresponse()
+        try:
+            self._connection.request("POST", path, json.dumps(body))
+            response = self._connection.getresponse()
+        except ConnectionError:  # The runtime hangs up on a connection that was idle for seconds.
+            self._connection.close()
+            self._connection.request("POST", path, json.dumps(body))
+            response = self._connection.getresponse()
         answer = response.read()
         if response.status != 200:
             raise RuntimeError(f"{path} answered {response.status}: {answer[:300]!r}")

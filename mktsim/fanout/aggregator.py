@@ -30,6 +30,7 @@ from mktsim.fanout.scatter import Node, Scatter, Target
 from mktsim.fanout.station import Station
 from mktsim.network import Network
 from mktsim.sql import Segment
+from mktsim.storage.replicas import Staleness
 from mktsim.streams import Streams
 
 
@@ -169,7 +170,8 @@ class Aggregator:
                 segments.sort(key=lambda segment: segment[0])
             segments = combined(segments, request.combine)
             rows = sum(len(parts[0]) for _, parts in segments)
-        return Partial(segments, sum(partial.answered for partial in partials), rows, scatter.failures)
+        stale = Staleness.worst(partial.stale for partial in partials)
+        return Partial(segments, sum(partial.answered for partial in partials), rows, scatter.failures, stale=stale)
 
 
 def tree(scanners: Sequence[ScatterTarget], width: int | None, *, prefix: str = "aggregator") -> list[ScatterTarget]:

@@ -58,6 +58,7 @@ from mktsim.network import InProcessNetwork, Network
 from mktsim.sql import GatherEngine, GatherLimits, Plan, Planner, Schema
 from mktsim.sql.arrivals import Arrivals
 from mktsim.sqlite import Value
+from mktsim.storage.replicas import Staleness
 from mktsim.streams import Streams
 
 Params = Sequence[Value] | Mapping[str, Value]
@@ -193,6 +194,22 @@ class QueryCoordinator:
         self._arrange(scanners)
         serve(self._top, self._network, replicas=self._node.replicas, streams=self._node.streams)
 
+    def change_replicas(self, replicas: Mapping[str, Sequence[ScatterTarget | str]]) -> None:
+        """Send second copies and further attempts there from the next query on; see the parameter of that name.
+
+        Raises
+        ------
+        InvalidArgumentError
+            They are replicas of nobody.
+        """
+        served, addresses = _replicas(replicas, self._by_id)
+        leave([each for each in self._replicas if each not in served], self._network)
+        serve([each for each in served if each not in self._replicas], self._network)
+        self._replicas = served
+        self._node.replicas = {id_: tuple(listed) for id_, listed in addresses.items()}
+        if self._nodes:  # Aggregators have been told of those before.
+            self.change_scanners(self.scanners)
+
     # -- queries --------------------------------------------------------------------------------------------------
 
     async def query(
@@ -247,9 +264,10 @@ class QueryCoordinator:
             request = self._request(planner, plan, values, params, routed, until, allow_partial, policy)
             less: Pruned | Repeat | None = None
             if not routed and not pruned:
-                less = self._less(planner, plan, values, targets, repeats=deadline is None and not allow_partial)
+                repeats = deadline is None and not allow_partial
+                less = None if policy.visit_all else self._less(planner, plan, values, targets, repeats=repeats)
             planned = perf_counter()
-            spared = await less.run(self._node, request, policy) if less is not None else None
+            spared = await less.run(self._node, request, self._visiting(less, policy)) if less is not None else None
             if less is not None and spared is not None:
                 asked, pruned = less.visits, less.vendors - less.visits
             else:
@@ -270,7 +288,7 @@ class QueryCoordinator:
                 partials, failures = scatter.partials, scatter.failures
                 if failures:
                     self._judge(partials, failures, allow_partial)
-                elif isinstance(less, Repeat) and spared is None:
+                elif isinstance(less, Repeat) and spared is None and not _from_replicas(partials):
                     less.keep(partials)
                 scattered = perf_counter()
                 if routed:
@@ -300,6 +318,7 @@ class QueryCoordinator:
             },
             calls=scatter.calls,
             reading=less.why if less is not None and spared is not None else "",
+            stale=Staleness.worst(partial.stale for partial in partials.values()),
         )
         if not failures:
             return QueryResult(rows, plan.columns, stats, Coverage(asked, answered))
@@ -435,6 +454,11 @@ class QueryCoordinator:
         if pruned is not None or not may_repeat:
             return pruned
         return Repeat.of(self._partials, plan, values, summaries, costs, look=look)
+
+    def _visiting(self, less: Pruned | Repeat, policy: ScatterPolicy) -> ScatterPolicy:
+        """Return the policy of visits: what is to be kept is asked of nobody who may be behind."""
+        may_be_stale = isinstance(less, Repeat) and self._node.replicas and not policy.asks_once
+        return policy.replace(max_staleness_s=0.0) if may_be_stale else policy
 
     def _locate(self, shard_key: str) -> ScatterTarget:
         if not isinstance(shard_key, str):
@@ -643,6 +667,10 @@ def _checked_policy(policy: Any) -> ScatterPolicy:
     if not isinstance(policy, ScatterPolicy):
         raise InvalidArgumentError(f"policy must be a ScatterPolicy, not {policy!r:.80}")
     return policy
+
+
+def _from_replicas(partials: Mapping[str, Partial]) -> bool:
+    return any(partial.stale is not None for partial in partials.values())
 
 
 def _width(targets: Iterable[Target]) -> int:

@@ -4,8 +4,9 @@ Theory of operation
 -------------------
 A vendor is *scanned* in the order of a shard file, or *visited*, looked up by its id, which costs more each and spares
 all others. Visits are cheap enough to be made in the coordinator's process until they outweigh the *call* of a worker
-process. Each cost is a running mean (a quarter of the newest measurement), from a prior measured on one machine:
-``python -m benchmarks.million``. Measurements of fewer than `_LEAST` vendors say more about overheads and are left out.
+process. Each cost is a running mean (a quarter of the newest measurement), from a prior that is right to a factor of
+two or so on the machine it was looked at. Measurements of fewer than `_LEAST` vendors say more about overheads and are
+left out.
 
 Under simulation nothing is measured, so that a run does not depend on the machine: the priors stand.
 """

@@ -12,6 +12,7 @@ from mktsim.sql import Segment
 from mktsim.sql.plan import Combine
 from mktsim.sql.topk import TopKRequest
 from mktsim.sqlite import Value
+from mktsim.storage.replicas import Staleness
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,8 @@ class Partial:
         Who of those behind the scanner did not answer, and why.
     blocks : Blocks or None
         The same by blocks of vendors, where it was asked for and is not too much.
+    stale : Staleness or None
+        How far behind the replicas were that it came from; None where it is what the vendors themselves say.
     """
 
     segments: list[Segment]
@@ -122,3 +125,4 @@ class Partial:
     rows: int
     failures: Mapping[str, Exception] = field(default_factory=lambda: _NOBODY)
     blocks: Blocks | None = None
+    stale: Staleness | None = None

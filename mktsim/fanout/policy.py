@@ -92,6 +92,11 @@ class ScatterPolicy:
         Stop asking scanners that keep failing.
     max_in_flight : int, optional
         Queries at the coordinator at most: one more is refused with :class:`~mktsim.errors.OverloadedError`.
+    visit_all : bool
+        Scan every vendor that the statement is about, though summaries or kept partials could spare it.
+    max_staleness_s : float, optional
+        How far behind a replica may be that answers, seconds; with 0 none is asked, however the call fares. Any may
+        answer when absent, and the answer's `stats` say how far behind it was.
 
     Raises
     ------
@@ -116,12 +121,18 @@ class ScatterPolicy:
     window: int | None = None
     breaker: Breaker | None = None
     max_in_flight: int | None = None
+    visit_all: bool = False
+    max_staleness_s: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("deadline_s", "attempt_timeout_s"):
             if getattr(self, name) is not None:
                 _number(name, getattr(self, name), least=0, above=True)
         _whole("retries", self.retries, least=0)
+        if not isinstance(self.visit_all, bool):
+            raise InvalidArgumentError(f"visit_all must be True or False, not {self.visit_all!r:.80}")
+        if self.max_staleness_s is not None:
+            _number("max_staleness_s", self.max_staleness_s, least=0)
         for name in ("backoff_s", "backoff_cap_s", "retry_budget"):
             _number(name, getattr(self, name), least=0)
         if self.hedge_after_s is not None:
@@ -150,6 +161,7 @@ class ScatterPolicy:
             and self.hedge_quantile is None
             and self.window is None
             and self.breaker is None
+            and self.max_staleness_s is None
         )
 
     def replace(self, **changes: Any) -> ScatterPolicy:

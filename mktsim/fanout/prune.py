@@ -21,8 +21,8 @@ acme sent 9 and 7 only, the second would be its own 7, and bolt's 7 would come a
 
 *others*: vendors with no row that passes WHERE are left out.
 
-Equal numbers have one spelling but for zero: where a REAL extreme is 0.0, the vendor that has it first decides its
-sign, as in a scan, and the partial stands at its place.
+Equal numbers have one spelling in a column of numeric affinity: SQLite stores -0.0 there as 0.0, 2.0 as the integer 2
+where it is INTEGER, and gives floats back where it is REAL. So the vendor that an extreme comes from does not matter.
 
 What this does not do
 ---------------------
@@ -51,6 +51,7 @@ from mktsim.fanout.threshold import Outcome
 from mktsim.sql import Plan, Planner
 from mktsim.sql.bounds import GROUP, Bounds, Leading, Source
 from mktsim.sqlite import Value
+from mktsim.storage.replicas import Staleness
 from mktsim.storage.summaries import NULL, OTHER, Records, ShardSummaries
 
 Mask = NDArray[np.bool_]
@@ -144,6 +145,7 @@ async def scatter_into(
                 before.answered + partial.answered,
                 before.rows + partial.rows,
                 {**before.failures, **partial.failures},
+                stale=Staleness.worst((before.stale, partial.stale)),
             )
         outcome.partials[id_] = partial
     return list(scatter.partials.values())
@@ -317,10 +319,11 @@ def _decided(
         _add_up(totals, shard, records, every, sources, bounds)
     if not costs.prefers_visits(visits, vendors):
         return None
-    known: dict[str, list[tuple[Any, ...]]] = {}
-    for group, total in totals.items():
-        _write(known, group, total, sources)
-    segments = [(place, (known[place],)) for place in sorted(known)]
+    rows = [
+        tuple(group if source[0] == "group" else total.get(source) for source in sources)
+        for group, total in totals.items()
+    ]
+    segments = [(_NOWHERE, (rows,))] if rows else []
     why = f"summaries answer for {vendors - visits:,} of {vendors:,} vendors"
     return Pruned([target for shard in shards for target in shard.target()], segments, vendors, why, costs)
 
@@ -333,7 +336,7 @@ def _add_up(
     sources: tuple[Source, ...],
     bounds: Bounds,
 ) -> None:
-    """Add the chosen records of a shard to the totals, by group: counts, and extremes with where they are first met."""
+    """Add the chosen records of a shard to the totals, by group."""
     names = {code: label for label, code in shard.summaries.labels.items()} | {NULL: None}
     code = records.code if bounds.grouped else np.zeros_like(records.code)
     if not chosen.all():
@@ -362,56 +365,14 @@ def _add_up(
             for group in groups:
                 if present[group]:
                     total = totals[names[group] if bounds.grouped else None]
-                    extreme: tuple[Any, str] = (_spelt(float(found[group]), integral[column]), _NOWHERE)
-                    if extreme[0] == 0.0 and not integral[column]:
-                        extreme = _first_zero(shard, records.vendor[places], (code == group) & (values == 0.0), values)
-                    before = total.get(source)
-                    total[source] = extreme if before is None else _better(before, extreme, kind == "high")
+                    extreme = _spelt(float(found[group]), integral[column])
+                    before = total.get(source, extreme)
+                    total[source] = min(before, extreme) if kind == "low" else max(before, extreme)
 
 
 def _spelt(value: float, is_integer: bool) -> int | float:
     """Return a bound as SQLite has it in a column of its affinity."""
     return int(value) if is_integer and value.is_integer() and abs(value) <= 2**53 else value
-
-
-def _first_zero(shard: _Shard, vendor: Any, zeros: Mask, values: Floats) -> tuple[float, str]:
-    places = np.flatnonzero(zeros)
-    first = places[np.argmin(vendor[places])]
-    return float(values[first]), shard.summaries.ids[int(vendor[first])]
-
-
-def _better(one: tuple[Any, str], other: tuple[Any, str], is_high: bool) -> tuple[Any, str]:
-    if one[0] == other[0]:
-        return min(one, other, key=lambda each: each[1])
-    return max(one, other, key=lambda each: each[0]) if is_high else min(one, other, key=lambda each: each[0])
-
-
-def _write(
-    known: dict[str, list[tuple[Any, ...]]], group: Any, total: dict[Source, Any], sources: tuple[Source, ...]
-) -> None:
-    """Write a group's partial: one row, and one for each zero whose place decides its sign."""
-    late: dict[str, dict[Source, Any]] = {}
-    for source, found in total.items():
-        if source[0] in ("low", "high") and found[1]:
-            late.setdefault(found[1], {})[source] = found[0]
-
-    def row(place: str) -> tuple[Any, ...]:
-        written: list[Any] = []
-        for source in sources:
-            kind = source[0]
-            if kind == "group":
-                written.append(group)
-            elif kind in ("rows", "present"):
-                written.append(total[source] if place == _NOWHERE else 0)
-            elif place == _NOWHERE:
-                found = total.get(source)
-                written.append(None if found is None or found[1] else found[0])
-            else:
-                written.append(late[place].get(source))
-        return tuple(written)
-
-    for place in (_NOWHERE, *late):
-        known.setdefault(place, []).append(row(place))
 
 
 # -- the first k ----------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Any
 
 from mktsim.fanout.costs import Costs
 from mktsim.fanout.messages import Partial, ScatterRequest
-from mktsim.fanout.partials import Blocks, Kept, PartialCache, Unmergeable, signs_of_zero
+from mktsim.fanout.partials import Blocks, Kept, PartialCache, Unmergeable
 from mktsim.fanout.policy import ScatterPolicy
 from mktsim.fanout.prune import scatter_into
 from mktsim.fanout.scanner import ShardScanner
@@ -152,8 +152,6 @@ class Repeat:
         except Unmergeable:
             return None
         totals = {id_: blocks.total() for id_, (_, blocks) in kept.shards.items()}
-        if len(signs_of_zero(totals.values(), self.merges)) > 1:
-            return None
         self.cache.give(self.key, kept)
         for id_, rows in totals.items():
             visited = outcome.partials.get(id_)

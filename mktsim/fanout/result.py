@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mktsim.fanout.guarantees import COMPLETE, Guarantees
 from mktsim.sql.plan import Plan
+from mktsim.storage.replicas import Staleness
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,6 +73,8 @@ class QueryStats:
         ``gathered``, or ``streamed`` where rows were handed out vendor by vendor.
     reading : str
         How vendors were read, and why: what was pruned, or answered from summaries or earlier partials.
+    stale : Staleness or None
+        For how many vendors replicas answered, and how far behind they were at most; None where none did.
     """
 
     tier: str
@@ -83,6 +86,7 @@ class QueryStats:
     calls: int = 0
     delivery: str = "gathered"
     reading: str = ""
+    stale: Staleness | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +173,8 @@ class QueryResult:
             f"answered, {stats.vendors_pruned:,} pruned; {stats.rows_shipped:,} rows shipped; "
             f"{1e3 * stats.wall_s.get('total', 0.0):.1f} ms"
         )
+        if stats.stale is not None:
+            foot += f"; {stats.stale.vendors:,} vendors answered by replicas up to {stats.stale.seconds:.3g} s behind"
         table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
         return f"{table}{more}<p><small>{foot}{missing}</small></p>"
 

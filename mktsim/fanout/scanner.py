@@ -28,7 +28,7 @@ from mktsim.errors import (
 )
 from mktsim.fanout.interrupt import interrupting, limited, prepare, was_interrupted
 from mktsim.fanout.messages import Partial, ScatterRequest
-from mktsim.fanout.partials import Blocks, signs_of_zero
+from mktsim.fanout.partials import Blocks
 from mktsim.sql import Combiner, Segment, register
 from mktsim.sql.plan import Combine
 from mktsim.sqlite import SQLError
@@ -458,23 +458,20 @@ def scan_shard(path: str, request: ScatterRequest) -> Partial:
     if request.combine is None:
         return partial
     partial = _to_keep(partial, request)
-    if partial.blocks is not None and len(partial.segments) < 2:
+    if partial.blocks is not None:
         return partial
     segments = combined(partial.segments, request.combine)
-    return Partial(segments, partial.answered, sum(len(parts[0]) for _, parts in segments), blocks=partial.blocks)
+    return Partial(segments, partial.answered, sum(len(parts[0]) for _, parts in segments))
 
 
 def _to_keep(partial: Partial, request: ScatterRequest) -> Partial:
     """Return the partial with its blocks where the sender would keep them: their total then stands for all vendors."""
     if not request.keep or request.combine is None:
         return partial
-    merges = request.combine[0].merges
-    blocks = Blocks.build(partial.segments, merges, request.keep)
+    blocks = Blocks.build(partial.segments, request.combine[0].merges, request.keep)
     if blocks is None:
         return partial
     total = blocks.total()
-    if signs_of_zero([total], merges):  # Between shards, the order of vendors decides which zero is seen.
-        return Partial(partial.segments, partial.answered, partial.rows, blocks=blocks)
     return Partial([(partial.segments[0][0], (total,))] if total else [], partial.answered, len(total), blocks=blocks)
 
 

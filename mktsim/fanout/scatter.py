@@ -308,7 +308,8 @@ class Scatter:
         if policy.attempt_timeout_s is not None:
             self._timeouts = _Delays(self._loop, policy.attempt_timeout_s, self._time_out)
         for place, (scanner, only) in enumerate(targets):
-            addresses = (scanner.address, *node.replicas.get(scanner.id, ()))
+            replicas = node.replicas.get(scanner.id, ()) if policy.max_staleness_s != 0 else ()
+            addresses = (scanner.address, *replicas)
             asked = request if only is None else request.replace(vendor_ids=only)
             leaf = _Leaf(scanner.id, place, addresses, asked, bool(getattr(scanner, "is_inner", False)))
             self._leaves.append(leaf)

@@ -38,6 +38,7 @@ from mktsim.sql import Plan, Planner
 from mktsim.sql.lexer import PREFIX, read, tokens
 from mktsim.sql.syntax import Undecided, parse, single_select
 from mktsim.sqlite import Error, Value, rows
+from mktsim.storage.replicas import Staleness
 
 if TYPE_CHECKING:
     from mktsim.fanout.coordinator import Params, QueryCoordinator
@@ -184,7 +185,15 @@ class RowStream:
                 finally:
                     flow.cancel()
                     self.stats = QueryStats(
-                        plan.tier, flow.asked, flow.answered, pruned, flow.shipped, {}, flow.calls, "streamed"
+                        plan.tier,
+                        flow.asked,
+                        flow.answered,
+                        pruned,
+                        flow.shipped,
+                        {},
+                        flow.calls,
+                        "streamed",
+                        stale=flow.stale,
                     )
                     self.coverage = coordinator._coverage(flow.asked, flow.answered, flow.failures, flow.targets)
                 return
@@ -231,6 +240,7 @@ class _Flow:
     ) -> None:
         self.asked = self.answered = self.shipped = self.calls = 0
         self.failures: dict[str, Exception] = {}
+        self.stale: Staleness | None = None
         self.targets: list[Target] = []
         self._coordinator = coordinator
         self._by_rows = by_rows
@@ -281,6 +291,7 @@ class _Flow:
             self._fail(failures, unit)
         self.answered += sum(partial.answered for partial in partials.values())
         self.shipped += sum(partial.rows for partial in partials.values())
+        self.stale = Staleness.worst((self.stale, *(partial.stale for partial in partials.values())))
         return batch
 
     def _fail(self, failures: Mapping[str, Exception], unit: list[Target]) -> None:

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import nlargest
 from math import fsum, inf
 from typing import Any, Final
@@ -41,6 +41,7 @@ from mktsim.sql import Segment
 from mktsim.sql.exact import ExactSum, fingerprint
 from mktsim.sql.threshold import Query, Rounds
 from mktsim.sqlite import Connection, Value
+from mktsim.storage.replicas import Staleness
 
 Row = tuple[Any, ...]
 #: A query, what its bound is bound to, and the values of conditions appended to it.
@@ -149,6 +150,7 @@ class _Search:
         self.most = 0
         self.shipped: dict[str, int] = {}
         self.answered: dict[str, int] = {}
+        self.stale: dict[str, Staleness | None] = {}
 
     async def plain(self) -> Outcome:
         """Scatter the statement as if there were no rounds."""
@@ -173,7 +175,7 @@ class _Search:
             segments: list[Segment] = [
                 (place, ([row[:-1] for row in rows],)) for place, rows in sorted(self.done.get(id_, {}).items())
             ]
-            self.outcome.partials[id_] = Partial(segments, answered, self.shipped[id_])
+            self.outcome.partials[id_] = Partial(segments, answered, self.shipped[id_], stale=self.stale[id_])
 
     async def _narrow(self) -> bool:
         """Run the second and third round; return whether all groups that may count are known."""
@@ -261,6 +263,10 @@ class _Search:
         outcome.rounds += 1
         for id_, partial in scatter.partials.items():
             self.shipped[id_] = self.shipped.get(id_, 0) + partial.rows
+            stale = Staleness.worst((self.stale.get(id_), partial.stale))
+            if stale is not None:  # The same vendors answer round after round.
+                stale = replace(stale, vendors=min(stale.vendors, self.answered.get(id_, partial.answered)))
+            self.stale[id_] = stale
         if scatter.failures:
             outcome.partials, outcome.failures = scatter.partials, scatter.failures
             raise _Failed

@@ -14,16 +14,17 @@ last. So the same call made again after a crash goes on where each shard stopped
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
-from typing import Any, Final
+from types import TracebackType
+from typing import Any, Final, Self
 
-from mktsim.errors import DuplicateError, InvalidArgumentError, StorageError
+from mktsim.errors import DuplicateError, InvalidArgumentError, MktsimError, StorageError
 from mktsim.market.catalogue import catalogue
 from mktsim.market.layout import UNFINISHED, Layout, find_layout
 from mktsim.market.nouns import SCHEMA
@@ -108,17 +109,11 @@ def generate(
             for first, count in steps:
                 made(_fill(folder, layout, groups[0], first, count, products, seed))
         else:
-            context = multiprocessing.get_context("spawn")
-            # One process a group, so that a shard file has one writer and its caches stay where they are.
-            pools: list[Executor] = [stack.enter_context(ProcessPoolExecutor(1, mp_context=context)) for _ in groups]
-            stack.callback(_cancel, pools)
-            waiting: list[Future[int]] = [
-                pool.submit(_fill, folder, layout, group, first, count, products, seed)
-                for first, count in steps
-                for pool, group in zip(pools, groups, strict=True)
-            ]
-            for future in waiting:
-                made(future.result())
+            call = {"folder": str(folder), "steps": steps, "products": products, "seed": seed}
+            processes = [stack.enter_context(_Worker(call | {"group": group})) for group in groups]
+            for _ in steps:
+                for process in processes:
+                    made(process.filled())
     (folder / UNFINISHED).unlink()
     return vendors
 
@@ -151,9 +146,54 @@ def _bar(stack: ExitStack, vendors: int, progress: bool) -> Callable[[int], obje
     return lambda count: bar.update(count)
 
 
-def _cancel(pools: Sequence[Executor]) -> None:
-    for pool in pools:
-        pool.shutdown(wait=False, cancel_futures=True)
+class _Worker:
+    """A process that fills a group of shards, so that a shard file has one writer and its caches stay where they are.
+
+    It is a process of its own and not one of a pool, for a pool imports the caller's script again, which calls
+    `generate` again unless its author thought of that. When its reader is gone, it ends with its next line.
+    """
+
+    def __init__(self, call: dict[str, Any]) -> None:
+        code = (
+            f"import sys, json; sys.path[:] = json.loads(sys.argv[1]); from {__name__} import _work; _work(sys.argv[2])"
+        )
+        command = [sys.executable, "-c", code, json.dumps(sys.path), json.dumps(call)]
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+
+    def filled(self) -> int:
+        """Wait until the next range is done, and return how many vendors were made of it."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line.strip().isdigit():
+            reason = line.strip() or f"it ended with code {self._process.wait()}"
+            raise StorageError(f"a process that generated vendors failed: {reason}; the same call goes on from there")
+        return int(line)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._process.stdout is not None
+        if error is not None:
+            self._process.kill()
+        self._process.wait()
+        self._process.stdout.close()
+
+
+def _work(call: str) -> None:
+    """Do what a :class:`_Worker` was made for; a line for each range."""
+    given = json.loads(call)
+    folder = Path(given["folder"])
+    layout = find_layout(folder, store="packed", shards=None, virtual_nodes=None, unfinished=True)
+    try:
+        for first, count in given["steps"]:
+            print(_fill(folder, layout, given["group"], first, count, given["products"], given["seed"]), flush=True)
+    except BrokenPipeError:
+        os._exit(1)
+    except MktsimError as error:
+        print(f"{type(error).__name__}: {error}".replace("\n", " "), flush=True)
 
 
 def _fill(folder: Path, layout: Layout, group: Sequence[str], first: int, count: int, products: int, seed: int) -> int:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from mktsim.errors import InvalidArgumentError, SchemaMismatchError, StorageError
 from mktsim.fanout import prepare
+from mktsim.market.footprint import check_shards
 from mktsim.market.placing import ShardMap, numbered
 from mktsim.placement import ConsistentHashRing
 from mktsim.sql.schema import Schema
@@ -88,6 +89,8 @@ def find_layout(
         An argument is out of range, or a store on disk has no path.
     SchemaMismatchError
         The marketplace at `path` has another kind of store, or other numbers.
+    ResourceLimitError
+        The shards may need more file descriptors than there can be.
     StorageError
         `path` cannot be used, or, unless `unfinished` markets are wanted, is still being generated.
     """
@@ -112,7 +115,10 @@ def find_layout(
         raise StorageError(f"the generation of {str(path)!r:.300} was not finished: call generate() again as before")
     if layout is None:
         layout = Layout(store or "packed", shards or 8, virtual_nodes or 150)
+        check_shards(layout.store, layout.shards)  # before anything is there that says so many
         _write(path, layout)
+    else:
+        check_shards(layout.store, layout.shards)
     asked = {"store": store, "shards": shards, "virtual_nodes": virtual_nodes}
     for name, wanted in asked.items():
         there = getattr(layout, name)

@@ -16,18 +16,21 @@ from functools import partial
 from html import escape
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mktsim.errors import InvalidArgumentError, NotCallableError, OrderError
 from mktsim.fanout import Explanation, QueryCoordinator, QueryResult, RowStream, ScatterPolicy, store_scanners
+from mktsim.limits import Lateness
 from mktsim.market.administration import Administration
 from mktsim.market.cart import Cart
+from mktsim.market.footprint import check_opened, report
 from mktsim.market.layout import Layout, find_layout
 from mktsim.market.listening import VendorStub
 from mktsim.market.nouns import NOUNS
 from mktsim.market.opening import Opening
 from mktsim.market.orders import commission_of
 from mktsim.market.rebalance import Rebalancer, Sharding
+from mktsim.market.replication import Replicated, Replication, check_replicas
 from mktsim.market.routing import OrderRouter
 from mktsim.market.search import SearchPage, search
 from mktsim.market.system import SYSTEM_SCHEMA, MarketObject
@@ -38,12 +41,15 @@ from mktsim.objects.events import EventMessage
 from mktsim.objects.ledger import FixedLedger, StoreLedger
 from mktsim.objects.log import EventLog
 from mktsim.sql.schema import Schema
-from mktsim.storage import Migration, VendorStore
+from mktsim.storage import Migration, PackedStore, VendorStore
 from mktsim.storage.guards import check_vendor_id
 from mktsim.streams import Streams
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-class Marketplace(Administration, Sharding):
+
+class Marketplace(Administration, Sharding, Replicated):
     """Vendors behind one address; made by :meth:`open` or :meth:`from_frames`.
 
     Attributes
@@ -80,23 +86,36 @@ class Marketplace(Administration, Sharding):
         commission_bp: int = 0,
         migration: Migration | None = None,
         fill: Callable[[VendorStore], object] | None = None,
+        replicas: int = 0,
     ) -> None:
         streams = Streams(seed)
         self.on = Subscriptions()
         self._path = path
         self._fill = fill
+        self._executor = executor
+        self._lateness = Lateness()
         self._network: Network = network if network is not None else InProcessNetwork()
         self._schema = schema
         self._closers: list[Callable[[], Any]] = []
+        self._replication: Replication | None = None
         try:
             shard_map = layout.map()
             self._vendors = layout.open_vendors(path, schema, shard_map.shard_of, migration)
             self._closers.append(self._vendors.close)
+            check_opened(self._vendors, executor)
             system = layout.open_system(path, SYSTEM_SCHEMA)
             self._closers.append(system.close)
             self._log = EventLog(system, "log")
+            if replicas and isinstance(self._vendors, PackedStore):
+                self._replication = Replication(self._vendors, count=replicas, executor=executor, clock=clock)
+            make_scanner = self._replication.scanner if self._replication is not None else None
             self._coordinator = QueryCoordinator(
-                store_scanners(self._vendors, executor=executor), schema=schema, network=self._network, clock=clock
+                list(map(make_scanner, self._vendors.shards))
+                if make_scanner is not None
+                else store_scanners(self._vendors, executor=executor),
+                schema=schema,
+                network=self._network,
+                clock=clock,
             )
             self._closers.append(self._coordinator.close)
             self._host = ObjectHost(
@@ -131,9 +150,17 @@ class Marketplace(Administration, Sharding):
             self.calls = Caller(self._network, "market")
             self._closers.append(self.calls.drain)
             self._rebalancer = Rebalancer(
-                self._vendors, self._host, self._coordinator, layout=layout, path=path, executor=executor
+                self._vendors,
+                self._host,
+                self._coordinator,
+                layout=layout,
+                path=path,
+                executor=executor,
+                make_scanner=make_scanner,
             )
             self._closers.append(self._rebalancer.close)
+            if self._replication is not None:
+                self._closers.append(self._replication.close)
         except BaseException:
             for close in reversed(self._closers[:3]):  # those that need no event loop; nothing else has begun
                 close()
@@ -155,6 +182,7 @@ class Marketplace(Administration, Sharding):
         seed: int = 0,
         clock: Callable[[], float] | None = None,
         commission_bp: int = 500,
+        replicas: int = 0,
     ) -> Opening:
         """Open a marketplace, or make a new one: ``market = await Marketplace.open()``, or ``async with``.
 
@@ -182,10 +210,15 @@ class Marketplace(Administration, Sharding):
             instance; the loop's own time when absent.
         commission_bp : int
             What the marketplace keeps of an order, in hundredths of a percent.
+        replicas : int
+            Copies of each shard of a packed store, each beside another shard, that follow it while orders go on. A
+            query asks them where its policy hedges or retries; see :meth:`staleness` and ``result.stats.stale``.
 
         Raises
         ------
         InvalidArgumentError, SchemaMismatchError, StorageError
+        ResourceLimitError
+            The system allows fewer file descriptors or less memory than may be needed; see :meth:`limits`.
         """
         if not (isinstance(vendor_class, type) and issubclass(vendor_class, VendorObject)):
             raise InvalidArgumentError(f"vendor_class must be a subclass of VendorObject, not {vendor_class!r:.80}")
@@ -197,8 +230,10 @@ class Marketplace(Administration, Sharding):
         folder = _folder(path)
 
         def make() -> Marketplace:
+            layout = find_layout(folder, store=store, shards=shards, virtual_nodes=virtual_nodes)
             return cls(
-                layout=find_layout(folder, store=store, shards=shards, virtual_nodes=virtual_nodes),
+                layout=layout,
+                replicas=check_replicas(replicas, layout, folder),
                 path=folder,
                 schema=schema,
                 vendor_class=vendor_class,
@@ -294,10 +329,11 @@ class Marketplace(Administration, Sharding):
         policy: ScatterPolicy | None = None,
     ) -> QueryResult:
         """Run one SELECT over all vendors, exactly; see :meth:`mktsim.fanout.QueryCoordinator.query`."""
-        self._vendors.migrate()  # worker processes scan files, and do not write to them
-        return await self._coordinator.query(
-            sql, params, shard_key=shard_key, allow_partial=allow_partial, deadline_s=deadline_s, policy=policy
-        )
+        self._migrate_before_query()
+        with self._lateness:
+            return await self._coordinator.query(
+                sql, params, shard_key=shard_key, allow_partial=allow_partial, deadline_s=deadline_s, policy=policy
+            )
 
     def stream(
         self,
@@ -312,7 +348,7 @@ class Marketplace(Administration, Sharding):
 
         Leaving the loop early asks no further vendor; see :meth:`mktsim.fanout.QueryCoordinator.stream`.
         """
-        self._vendors.migrate()
+        self._migrate_before_query()
         return self._coordinator.stream(sql, params, allow_partial=allow_partial, deadline_s=deadline_s, policy=policy)
 
     def explain(self, sql: str, params: Any = ()) -> Explanation:
@@ -376,6 +412,31 @@ class Marketplace(Administration, Sharding):
         """
         return await search(self.query, text, category=category, sort=sort, page=page, page_size=page_size)
 
+    def limits(self) -> pd.DataFrame:
+        """Return what this marketplace uses of the system, may come to need, and may have.
+
+        Returns
+        -------
+        DataFrame
+            One row a limit: ``what``, ``unit``, ``used`` now by the process, ``needed`` at most by the marketplace, by
+            estimate, ``limit``, and what to ``raise``. Descriptors and memory are checked when the marketplace is
+            opened. Lateness is measured while queries run: how long others on the loop had to wait for their turn.
+
+        Examples
+        --------
+        >>> import asyncio
+        >>> async def story():
+        ...     async with Marketplace.open() as market:
+        ...         await market.query("SELECT COUNT(*) FROM products")
+        ...         return market.limits()
+        >>> frame = asyncio.run(story())
+        >>> frame["what"].tolist()[:2]
+        ['file descriptors', 'memory']
+        >>> bool((frame["used"] >= 0).all())
+        True
+        """
+        return report(self._vendors, len(self._rebalancer.map.shards), self._executor, self._lateness)
+
     async def balances(self) -> dict[str, int]:
         """Return the balance of every account over all vendors, in minor units; together they are 0."""
         sql = "SELECT account, SUM(amount) FROM entries WHERE account IS NOT NULL GROUP BY account ORDER BY account"
@@ -413,6 +474,8 @@ class Marketplace(Administration, Sharding):
         self._system_host.resume()
         self._host.resume()
         self._rebalancer.resume()
+        if self._replication is not None:
+            self._replication.start(self._coordinator, self._rebalancer)
 
     async def _serve(self, _address: str, message: Any) -> None:
         if not isinstance(message, EventMessage):

@@ -27,9 +27,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -102,6 +103,8 @@ class Rebalancer:
         Where the layout is written.
     executor : Executor or None
         Where shards are scanned.
+    make_scanner : callable, optional
+        Makes a new shard's scanner; a plain one when absent.
     """
 
     def __init__(
@@ -113,12 +116,13 @@ class Rebalancer:
         layout: Layout,
         path: Path | None,
         executor: Executor | None,
+        make_scanner: Callable[[str], ShardScanner] | None = None,
     ) -> None:
         self._store = store
         self._host = host
         self._coordinator = coordinator
         self._path = path
-        self._executor = executor
+        self._make_scanner = make_scanner or partial(ShardScanner, store, executor=executor)
         self._task: asyncio.Task[Rebalanced] | None = None
         self.layout = layout
         self.map = layout.map()
@@ -197,10 +201,8 @@ class Rebalancer:
 
     def _ask(self, shards: Collection[str]) -> None:
         """Have queries from now on ask these shards."""
-        store, known = self._store, {scanner.id: scanner for scanner in self._coordinator.scanners}
-        self._coordinator.change_scanners(
-            [known.get(shard) or ShardScanner(store, shard, executor=self._executor) for shard in shards]
-        )
+        known = {scanner.id: scanner for scanner in self._coordinator.scanners}
+        self._coordinator.change_scanners([known.get(shard) or self._make_scanner(shard) for shard in shards])
 
     async def _run(self, store: PackedStore, vendors_per_s: float | None, progress: bool) -> Rebalanced:
         loop = asyncio.get_running_loop()

@@ -126,6 +126,9 @@ class Cache(Generic[C]):
         self._capacity = capacity
         self._entries: OrderedDict[Hashable, C] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._entries)
+
     def take(self, key: Hashable) -> C | None:
         """Remove and return the entry of `key`, or None."""
         return self._entries.pop(key, None)

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Final
 
 from mktsim.errors import DuplicateError, StorageError
+from mktsim.limits import check_descriptors
 from mktsim.sql.schema import Schema
 from mktsim.sql.topk import TopKRequest
 from mktsim.sqlite import Connection, ConstraintError, Error, driver
@@ -38,6 +39,7 @@ from mktsim.storage.images import checked, with_application_id, with_journal
 from mktsim.storage.migrate import Migration
 
 _BATCH_VENDORS: Final = 256
+_FILE_DESCRIPTORS: Final = 3  # a database, its log and the memory that connections share
 _MOST_JOINED: Final = 64  # vendors whose transactions are open at a time, three file descriptors each
 _CATALOGUE: Final = """
 CREATE TABLE IF NOT EXISTS vendors(
@@ -81,6 +83,11 @@ class DirectoryStore(VendorStore):
         The folder.
     open_vendors : int
         How many vendors stay open for reading, three file descriptors each; a quarter as many for writing.
+
+    Raises
+    ------
+    ResourceLimitError
+        The vendors that there are may need more file descriptors than there can be; also where they become so many.
     """
 
     groups = True
@@ -97,6 +104,8 @@ class DirectoryStore(VendorStore):
         open_vendors: int = 96,
     ) -> None:
         super().__init__(schema, shards=shards, locate=locate, setup=setup, migration=migration)
+        self._open_vendors = open_vendors
+        self._has_room = False
         self._readers: Cache[_Opened] = Cache(open_vendors)
         self._writers: Cache[_Opened] = Cache(max(1, open_vendors // 4))
         self._catalogue: Connection | None = None
@@ -110,11 +119,33 @@ class DirectoryStore(VendorStore):
                 for (vendor_id,) in self._catalogue.execute("SELECT id FROM vendors WHERE deleting").fetchall():
                     self._finish_deletion(str(vendor_id))
                 self._sweep()
+            self._check_room(self.count())
         except BaseException:
             self.close()
             raise
 
     # -- files --------------------------------------------------------------------------------------------------
+
+    @property
+    def most_descriptors(self) -> int:
+        """How many file descriptors this store may have open at a time, however many vendors there are."""
+        return self._most_descriptors(self._open_vendors + _MOST_JOINED)
+
+    def _most_descriptors(self, vendors: int) -> int:
+        written = max(1, self._open_vendors // 4) + _MOST_JOINED
+        return _FILE_DESCRIPTORS * (1 + min(vendors, self._open_vendors) + min(vendors, written))
+
+    def _check_room(self, vendors: int) -> None:
+        """Raise unless there are descriptors for as many files as may be open at a time with so many vendors."""
+        if not self._has_room:
+            most = self._most_descriptors(vendors)
+            held = _FILE_DESCRIPTORS * (1 + len(self._readers) + len(self._writers) + len(self._joined))
+            check_descriptors(
+                max(0, most - held),
+                f"a directory store of {vendors:,} vendors",
+                way_out="choose a packed store, or fewer open_vendors",
+            )
+            self._has_room = most == self.most_descriptors
 
     def vendor_path(self, vendor_id: str) -> Path:
         """Return the file of a vendor."""
@@ -232,6 +263,8 @@ class DirectoryStore(VendorStore):
 
     def _add(self, vendors: list[tuple[str, str, bytes]]) -> None:
         """Write the files of new vendors, and list them in one transaction of the catalogue."""
+        if not self._has_room:
+            self._check_room(self.count() + len(vendors))
         with self._listed() as catalogue, file_transaction(catalogue):
             for vendor_id, shard, image in vendors:
                 if catalogue.execute("SELECT deleting FROM vendors WHERE id = ?", (vendor_id,)).fetchone() == (1,):

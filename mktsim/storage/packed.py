@@ -27,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from mktsim.errors import DuplicateError, MktsimError, SchemaMismatchError, StorageError
 from mktsim.sql.schema import Schema
@@ -44,6 +44,7 @@ from mktsim.storage.moves import ABSENT, LATEST, MOVES_TABLE, UNSEEN, Epochs, Mo
 from mktsim.storage.scanner import ShardScanner, close_scanners, open_scanner
 from mktsim.storage.sparse import BASES_TABLE, Bases, of_vendor, packed
 from mktsim.storage.summaries import INSERT, SUMMARY_TABLES, UPDATE, Group, Labels, ShardSummaries, Summariser
+from mktsim.storage.vfs import ReaderPool
 
 __all__ = ["PackedStore", "ShardScanner", "close_scanners", "open_scanner"]
 
@@ -76,6 +77,16 @@ class _Active:
         self.writer.connection.close(True)
 
 
+class Follower(Protocol):
+    """Who keeps copies of vendors; see `mktsim.storage.replicas`."""
+
+    def forget(self, vendor_id: str) -> None:
+        """Delete a vendor that has been deleted."""
+
+    def scrub(self) -> None:
+        """See to it that deleted vendors leave no bytes behind."""
+
+
 class PackedStore(VendorStore):
     """A :class:`VendorStore` of one file a shard, for one vendor to a million.
 
@@ -92,6 +103,8 @@ class PackedStore(VendorStore):
         The steps by which a vendor moves.
     moving : mapping or None
         What :meth:`begin_moving` was told, while vendors move.
+    followers : list of Follower
+        Who else keeps what is in the shard files, and is told of what is deleted.
     """
 
     groups = True
@@ -111,6 +124,7 @@ class PackedStore(VendorStore):
         self._current: set[str] = set() if migration is not None else set(shards)
         self._files: dict[str, Connection] = {}
         self._scanners: dict[str, ShardScanner] = {}
+        self._readers = ReaderPool(self.setup)
         self._active: Cache[_Active] = Cache(active_vendors)
         self._summaries: dict[str, ShardSummaries] = {}
         self._unsummarised: set[str] = set()  # what cannot be read
@@ -118,6 +132,7 @@ class PackedStore(VendorStore):
         self._lost: dict[str, StorageError] = {}
         self.moves = Moves(self._file, self._flush)
         self.moving: Mapping[str, Any] | None = None
+        self.followers: list[Follower] = []
         try:
             self._summariser = Summariser(schema)
             self.path = claim(path, "packed", schema, self.shards, version=self.migration.version)
@@ -134,6 +149,15 @@ class PackedStore(VendorStore):
         """Return the file of a shard, for :func:`open_scanner` in a worker process."""
         self._file(shard)
         return self.path / file_name(shard)
+
+    def token(self, shard: str) -> str:
+        """Return what tells the shard's file from any other that has had, or will have, its name."""
+        self._flush(shard)
+        file = self._file(shard)
+        with named_errors(f"shard {shard!r}"), file_transaction(file):
+            file.execute("CREATE TABLE IF NOT EXISTS token(value TEXT NOT NULL) STRICT")
+            file.execute("INSERT INTO token SELECT HEX(RANDOMBLOB(16)) WHERE NOT EXISTS (SELECT 1 FROM token)")
+            return str(file.execute("SELECT value FROM token").get)
 
     def _file(self, shard: str) -> Connection:
         """Return this store's connection for writing to a shard file, which is made on first use."""
@@ -152,7 +176,7 @@ class PackedStore(VendorStore):
     def _scanner(self, shard: str) -> ShardScanner:
         scanner = self._scanners.get(shard)
         if scanner is None:
-            scanner = self._scanners[shard] = ShardScanner(self.shard_path(shard), self.setup)
+            scanner = self._scanners[shard] = ShardScanner(self.shard_path(shard), readers=self._readers)
         return scanner
 
     @contextmanager
@@ -524,12 +548,16 @@ class PackedStore(VendorStore):
             if not file.changes():
                 raise unknown(vendor_id)
             self.moves.strays.pop(vendor_id, None)
+        for follower in self.followers:
+            follower.forget(vendor_id)
 
     def scrub(self) -> None:
         self.flush()
         for shard, file in self._files.items():
             with named_errors(f"shard {shard!r}"):
                 file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        for follower in self.followers:
+            follower.scrub()
 
     def version(self, vendor_id: str) -> int:
         with self._file_of(vendor_id) as file:
@@ -599,6 +627,7 @@ class PackedStore(VendorStore):
             summaries.close()
         for scanner in self._scanners.values():
             scanner.close()
+        self._readers.close()
         for file in self._files.values():
             file.close(True)
 

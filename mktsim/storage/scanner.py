@@ -42,12 +42,16 @@ class ShardScanner:
         The shard file.
     setup : callable, optional
         Called once on every connection that runs statements.
+    readers : ReaderPool, optional
+        Readers to share with other scanners: a scan of many shards then goes through one connection, whose memory
+        stays in the processor's cache.
     """
 
-    def __init__(self, path: str | Path, setup: Setup | None = None) -> None:
+    def __init__(self, path: str | Path, setup: Setup | None = None, *, readers: ReaderPool | None = None) -> None:
         self.path = Path(path)
+        self._shares = readers is not None
         self.bases = Bases(self.path.parent)
-        self._readers = ReaderPool(setup if setup is not None else no_setup)
+        self._readers = readers or ReaderPool(setup if setup is not None else no_setup)
         self._open: set[Connection] = set()
         self._idle: list[Connection] = []
         with self._connection() as connection:  # A file that cannot be opened is named here, not within a query.
@@ -205,8 +209,9 @@ class ShardScanner:
             yield lent
 
     def close(self) -> None:
-        """Close all connections; a scan that is under way ends with an error."""
-        self._readers.close()
+        """Close all connections but shared ones; a scan that is under way ends with an error."""
+        if not self._shares:
+            self._readers.close()
         self._idle.clear()
         while self._open:
             self._open.pop().close(True)
@@ -260,6 +265,7 @@ def _chosen(connection: Connection, vendor_ids: list[str], epoch: int) -> Genera
 
 
 _scanners: dict[tuple[object, ...], ShardScanner] = {}
+_readers: dict[tuple[int, Setup | None], ReaderPool] = {}  # by process and setup, for all its scanners
 
 
 def open_scanner(path: str | Path, setup: Setup | None = None) -> ShardScanner:
@@ -281,7 +287,10 @@ def open_scanner(path: str | Path, setup: Setup | None = None) -> ShardScanner:
     if scanner is None:
         for stale in [known for known in _scanners if known[:3] == place]:
             _scanners.pop(stale).close()
-        scanner = _scanners[key] = ShardScanner(path, setup)
+        readers = _readers.get((os.getpid(), setup))
+        if readers is None:
+            readers = _readers[os.getpid(), setup] = ReaderPool(setup if setup is not None else no_setup)
+        scanner = _scanners[key] = ShardScanner(path, readers=readers)
     return scanner
 
 
@@ -289,3 +298,5 @@ def close_scanners() -> None:
     """Close every scanner that :func:`open_scanner` opened in this process."""
     for key in [key for key in _scanners if key[0] == os.getpid()]:
         _scanners.pop(key).close()
+    for place in [place for place in _readers if place[0] == os.getpid()]:
+        _readers.pop(place).close()

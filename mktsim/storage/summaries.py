@@ -15,8 +15,9 @@ Theory of operation
 length: for each table one over all its rows (code 0), then one for each value of its grouping column. Such a value is
 written once a shard, in ``labels``, and the record has its code; values that are no short text, and those past the
 first `_MOST_LABELS` of a shard or `_MOST_GROUPS` of a vendor, share the code `OTHER`, which stands for any value. So
-the summaries of a shard are one array of bytes, that numpy reads as columns: 1,000,000 vendors of ten products in two
-to three categories take about 320 MB, 65 of them their ids (``python -m benchmarks.million``).
+the summaries of a shard are one array of bytes, that numpy reads as columns: 35 MB for 100,000 vendors of ten products
+in two to three categories, their ids included (``python -m benchmarks.million``), and ten times that for ten times as
+many.
 
 `ShardSummaries` is that, loaded. SQLite tells by one number (``PRAGMA data_version``) whether any other connection, of
 this process or another, has committed since; if none has, nothing is read. Else the rows whose number is higher than

@@ -171,8 +171,7 @@ def calibrate_this_machine(
     fan_out_ms = max(silent_ms / 2, 0.0)
     merge_ms = max(whole_ms - silent_ms / 2 - service.latency.mean_ms, 0.0)
     today = dt.datetime.now(dt.UTC).date().isoformat()
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    text = f"calibrate_this_machine() on {machine}: {vendors} vendors, {rounds} rounds"
+    text = f"calibrate_this_machine() on {this_machine()}: {vendors} vendors, {rounds} rounds"
     measured = Source(text, today, "measured")
     values: dict[str, Any] = {"base": Constant(base_ms), "fan_in_ms": merge_ms}
     if where == "one process":
@@ -188,6 +187,11 @@ def calibrate_this_machine(
         f"This program on this machine, vendors in {where}; service {service.family}, {service.distance:.2f} off."
     )
     return Preset("this-machine", today, description, World(**values), sources)
+
+
+def this_machine() -> str:
+    """Name the machine that this runs on, as far as times depend on it."""
+    return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
 def _query_ms(scenario: Scenario, scanners: Sequence[Scanner], rounds: int) -> float:

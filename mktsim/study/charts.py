@@ -468,3 +468,239 @@ def warm_up_chart(values: Any, *, title: str = "", ax: Axes | None = None) -> Ax
     axes.legend([*lines, *more], [*labels, *names], fontsize=7, frameon=False, loc="best")
     _dress(axes, title)
     return axes
+
+
+def live_vs_simulated_chart(frame: pd.DataFrame) -> list[Axes]:
+    """Draw what a live market took beside what the simulator foretold: p50 above p99, a column a load.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Of :func:`mktsim.study.questions.live_vs_simulated.live_vs_simulated`; rows of the study ``calibration`` are
+        drawn left of a line, for they were seen.
+
+    Returns
+    -------
+    list of Axes
+        Measured and simulated are drawn side by side, a little off the size that both have.
+    """
+    _check(frame, ("study", "series", "kind", "x", "group", "statistic", "estimate", "low", "high"))
+    shown = frame[frame["statistic"].isin(["p50", "p99"])]
+    loads = list(dict.fromkeys(shown["group"]))
+    figure = Figure(figsize=(5.2 * len(loads), 8.2), layout="constrained", dpi=_DPI)
+    FigureCanvasAgg(figure)
+    styles = series_styles(shown.sort_values(["series", "kind"]))
+    for number, name in enumerate(sorted(set(shown["series"]))):  # A statement has one colour and one marker.
+        for kind in ("measured", "simulated"):
+            alike = {"color": PALETTE[number], "marker": _MARKERS[number]}
+            styles[name, kind] = _style(kind, number, number) | alike
+    panels = []
+    for row, statistic in enumerate(("p50", "p99")):
+        for column, load in enumerate(loads):
+            axes = figure.add_subplot(2, len(loads), row * len(loads) + column + 1)
+            points = shown[(shown["statistic"] == statistic) & (shown["group"] == load)]
+            beside = points["kind"].map({"measured": 0.965, "simulated": 1.035})
+            label = f"{statistic} of the sojourn time, ms"
+            line_chart(
+                points.assign(x=points["x"] * beside), x_label="vendors", y_label=label, title=f"{statistic}, {load}",
+                ax=axes, styles=styles,
+            )  # fmt: skip
+            seen, foretold = (points.loc[(points["study"] == "calibration") == known, "x"] for known in (True, False))
+            if len(seen) and len(foretold):
+                between = float(np.sqrt(seen.max() * foretold.min()))
+                axes.axvline(between, color="#777777", ls=":", lw=1)
+                style: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "fontsize": 7, "color": "#444444"}
+                axes.text(between, 0.02, "fitted  ", ha="right", **style)
+                axes.text(between, 0.02, "  foretold", ha="left", **style)
+            sizes = sorted(set(points["x"]))
+            axes.set_xticks(sizes, [plain_number(x) for x in sizes])
+            axes.set_xlim(sizes[0] / 1.3, sizes[-1] * 1.3)
+            panels.append(axes)
+    return panels
+
+
+def hedging_charts(frame: pd.DataFrame) -> dict[str, list[Axes]]:
+    """Draw the answer of :func:`mktsim.study.questions.hedging.hedging`: what is gained, and what for.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Of that result.
+
+    Returns
+    -------
+    dict of str to list of Axes
+        ``hedging``: p50, p99 and p99.9 of plain hedges against the delay, a panel for each number of leaves.
+        ``hedging-load``: the p99 of plain and tied hedges, and what copies cost, against the delay.
+    """
+    _check(frame, ("series", "kind", "x", "group", "statistic", "estimate", "low", "high"))
+    label = "leaves unanswered after the delay, %"
+    groups = [group for group in dict.fromkeys(frame["group"]) if group]
+    quantiles = frame[frame["statistic"].str.fullmatch(r"p[\d.]+")]
+    hedged = quantiles[(quantiles["series"] == "hedged") & (quantiles["kind"] == "simulated")]
+    lines = hedged.assign(series=[f"{statistic}, hedged" for statistic in hedged["statistic"]])
+    laws = quantiles[(quantiles["series"] == "hedged") & (quantiles["kind"] == "analytic")]
+    none = quantiles[(quantiles["series"] == "no hedge") & (quantiles["kind"] == "simulated")]
+    styles = series_styles(lines)
+    gained = new_axes(len(groups), height=4.9, width=6.2)
+    for ax, group in zip(gained, groups, strict=True):
+        part = lines[lines["group"] == group]
+        line_chart(part, x_label=label, y_label="sojourn time, ms", title=group, ax=ax, styles=styles)
+        law_lines(laws[laws["group"] == group], by="statistic", label="analytic: (1 - S(t) S(t - d))^n", ax=ax)
+        for row in none[none["group"] == group].to_dict("records"):
+            _level(ax, row["estimate"], f"{row['statistic']} without a hedge")
+    same_range(gained)
+    left, right = paid = new_axes(2, height=4.9)
+    p99 = quantiles[(quantiles["statistic"] == "p99") & (quantiles["kind"] == "simulated") & (quantiles["x"] > 0)]
+    p99 = p99[p99["group"] == groups[-1]]
+    work = frame[(frame["statistic"] == "extra work") & (frame["estimate"] > 0)]
+    work = work.assign(low=work["low"].clip(lower=work["estimate"] / 10))
+    styles = series_styles(p99)
+    title = f"p99, {groups[-1]}"
+    line_chart(p99, x_label=label, y_label="p99 of the sojourn time, ms", title=title, ax=left, styles=styles)
+    before = none[(none["group"] == groups[-1]) & (none["statistic"] == "p99")]["estimate"].iloc[0]
+    _level(left, before, "p99 without a hedge")
+    simulated = work[work["kind"] == "simulated"]
+    costs = "extra work, % of the calls"
+    line_chart(simulated, x_label=label, y_label=costs, title="What it costs", ax=right, styles=styles)
+    law_lines(work[work["kind"] == "analytic"], by="series", label="analytic: S(d); tied: both begin at once", ax=right)
+    return {"hedging": gained, "hedging-load": paid}
+
+
+def _level(ax: Axes, value: float, name: str) -> None:
+    """Draw a thin line at one value across, with its name above it."""
+    ax.axhline(value, color="#777777", lw=0.9, ls="-", zorder=1)
+    style: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "fontsize": 7, "color": "#444444"}
+    ax.text(0.99, value, f"simulated: {name}", ha="right", va="bottom", **style)
+
+
+def partial_chart(frame: pd.DataFrame) -> list[Axes]:
+    """Draw the answer of :func:`mktsim.study.questions.partial.partial_answers` against the deadline.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Of that result.
+
+    Returns
+    -------
+    list of Axes
+        Who is covered, by how much COUNT and AVG are off, and which rows of the top-10 are found.
+    """
+    _check(frame, ("series", "kind", "x", "statistic", "estimate", "low", "high"))
+    panels = {
+        "coverage": ("Vendors covered", "vendors that answered, %"),
+        "error of COUNT": ("COUNT", "mean absolute error of COUNT, %"),
+        "error of AVG": ("AVG", "mean absolute error of AVG, %"),
+        "recall of top-10": ("Top-10", "rows of the full top-10 found, %"),
+    }
+    axes = new_axes(len(panels), height=4.6, width=5.4)
+    shown = frame[frame["statistic"].isin(panels) & (frame["estimate"] > 0)]  # The axes are logarithmic.
+    simulated = shown[shown["kind"] == "simulated"]
+    simulated = simulated.assign(low=simulated["low"].clip(lower=simulated["estimate"] / 3))
+    laws, styles = shown[shown["kind"] == "analytic"], series_styles(simulated)
+    for ax, (statistic, (title, label)) in zip(axes, panels.items(), strict=True):
+        part = simulated[simulated["statistic"] == statistic]
+        line_chart(part, x_label="deadline, ms", y_label=label, title=title, ax=ax, styles=styles)
+        known = laws[laws["statistic"] == statistic]
+        if not known.empty:
+            law_lines(known, by="series", label="analytic: c = F(d) (1 - f); COUNT: 1 - c", ax=ax)
+    return axes
+
+
+def merging_charts(frame: pd.DataFrame) -> dict[str, list[Axes]]:
+    """Draw the answer of :func:`mktsim.study.questions.merging.merging`.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Of that result.
+
+    Returns
+    -------
+    dict of str to list of Axes
+        ``merging``: bytes and time of both merges by class of statement, over the largest fleet. ``merging-right``: how
+        often each is right on random statements.
+    """
+    _check(frame, ("series", "kind", "x", "group", "statistic", "estimate", "low", "high", "n"))
+    shares = frame[frame["statistic"] == "share right"]
+    most = frame["x"].max()
+    at = frame[(frame["x"] == most) & frame["series"].str.endswith("merge")]
+    wrong = set(at.loc[(at["statistic"] == "right") & (at["estimate"] == 0), "group"])
+    groups = list(dict.fromkeys(at["group"]))
+    # What the naive merge gets wrong is marked: there its bytes and time are those of a wrong answer.
+    names = {group: f"{group} (naive: wrong)" if group in wrong else group for group in groups}
+    panels = new_axes(2, height=2.0 + 0.32 * len(groups))
+    labels = {"bytes a vendor": "bytes a vendor, both ways", "time": "median time of a query, ms"}
+    for place, (ax, (statistic, label)) in enumerate(zip(panels, labels.items(), strict=True)):
+        part = at[at["statistic"] == statistic]
+        part = part.assign(group=part["group"].map(names))
+        listed = [names[group] for group in groups]
+        dot_chart(part, x_label=label, groups=listed, named=not place, title=f"{most:,.0f} vendors", ax=ax)
+    rights = [share_chart(shares, title="Random statements over 5 vendors")]
+    return {"merging": panels, "merging-right": rights}
+
+
+def isolation_chart(frame: pd.DataFrame) -> list[Axes]:
+    """Draw the answer of :func:`mktsim.study.questions.isolation.isolation` against the number of vendors.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Of that result.
+
+    Returns
+    -------
+    list of Axes
+        Bytes a vendor, and the time of a query by class of statement.
+    """
+    _check(frame, ("series", "kind", "x", "group", "statistic", "estimate", "low", "high"))
+    timed = frame[(frame["statistic"] == "time") & (frame["unit"] == "ms")]
+    groups = list(dict.fromkeys(timed["group"]))
+    axes = new_axes(1 + len(groups), height=4.4, width=4.6)
+    sizes = frame[frame["statistic"] == "bytes a vendor"]
+    styles = series_styles(sizes)
+    line_chart(sizes, x_label="vendors", y_label="bytes a vendor on disk", title="Bytes", ax=axes[0], styles=styles)
+    for ax, group in zip(axes[1:], groups, strict=True):
+        part = timed[timed["group"] == group]
+        line_chart(part, x_label="vendors", y_label="median time, ms", title=f"Time: {group}", ax=ax, styles=styles)
+    same_range(axes[1:])
+    return axes
+
+
+def pipelining_chart(frame: pd.DataFrame) -> list[Axes]:
+    """Draw the answer of :func:`mktsim.study.questions.pipelining.pipelining`.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Of that result.
+
+    Returns
+    -------
+    list of Axes
+        The time against the mean round trip; the round trips and the bytes of each way.
+    """
+    _check(frame, ("series", "kind", "x", "statistic", "estimate", "low", "high", "preset"))
+    left, *others = axes = new_axes(3, height=5.0, width=6.4)
+    times = frame[(frame["statistic"] == "time") & (frame["estimate"] > 0) & (frame["x"] > 0)]
+    simulated = times[times["kind"] == "simulated"]
+    if simulated.empty:
+        raise InvalidArgumentError("at distance 0 no way takes time: there is nothing to draw; give farther worlds")
+    label = "time until the caller goes on, ms"
+    line_chart(simulated, x_label="mean round trip, ms", y_label=label, title="Time by distance", ax=left)
+    law = "analytic: round trips after each other x their mean"
+    law_lines(times[times["kind"] == "analytic"], by="series", label=law, ax=left)
+    low, high = left.get_ylim()
+    left.set_ylim(low, high * (high / low) ** 0.25)
+    for preset, x in simulated[["preset", "x"]].drop_duplicates().itertuples(index=False):
+        style: dict[str, Any] = {"transform": left.get_xaxis_transform(), "rotation": 90, "fontsize": 7}
+        left.text(x, 0.99, preset.split(" ")[0], ha="center", va="top", color="#444444", **style)
+    counted = frame[frame["kind"] == "measured"].drop_duplicates(["series", "statistic"])
+    groups = list(dict.fromkeys(counted["series"]))
+    units = {"round trips": "round trips of one look-up", "bytes": "bytes both ways of one look-up"}
+    for place, (ax, (statistic, unit)) in enumerate(zip(others, units.items(), strict=True)):
+        part = counted[counted["statistic"] == statistic]
+        part = part.assign(group=part["series"], series="measured: every distance")
+        dot_chart(part, x_label=unit, groups=groups, named=not place, title=statistic.capitalize(), ax=ax)
+    return axes

@@ -6,5 +6,10 @@ executor, progress)`` that returns the result and its pictures by file name; and
 """
 
 from mktsim.study.questions.fanout_width import fanout_width
+from mktsim.study.questions.hedging import hedging
+from mktsim.study.questions.isolation import isolation
+from mktsim.study.questions.merging import merging
+from mktsim.study.questions.partial import partial_answers
+from mktsim.study.questions.pipelining import pipelining
 
-__all__ = ["fanout_width"]
+__all__ = ["fanout_width", "hedging", "isolation", "merging", "partial_answers", "pipelining"]

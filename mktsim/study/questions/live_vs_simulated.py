@@ -1,0 +1,200 @@
+"""Does the simulator, calibrated on small live fleets, foretell the p50 and p99 of larger ones?
+
+Rules
+-----
+What is predicted was not seen: sizes beyond those of the calibration, and requests that queue for the one loop, where
+the calibration asked one query at a time. Each prediction is made before its measurement. Errors are shown as they are;
+how much slower the machine had become meanwhile stands beside them.
+
+What this does not do
+---------------------
+It measures this machine: run it where nothing else runs. Shards scanned by worker processes are not calibrated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from mktsim.errors import InvalidArgumentError
+from mktsim.market import Marketplace, generate
+from mktsim.streams import Streams
+from mktsim.study import charts
+from mktsim.study.jobs import Submits
+from mktsim.study.live import Calibration, calibrate
+from mktsim.study.measuring import STATEMENTS, Statement
+from mktsim.study.points import Point, tidy
+from mktsim.study.prediction import compared, drift, load_name, measure, predict
+from mktsim.study.result import StudyResult
+
+QUESTION: Final = "Does the simulator, calibrated on small live fleets, foretell the p50 and p99 of larger ones?"
+#: Fleets of the calibration: vendors and shards. Two numbers of shards tell what a shard costs.
+FITTED: Final = ((100, 8), (200, 8), (500, 8), (1_000, 8), (1_000, 4))
+PREDICTED: Final = (3_000, 10_000)
+LOADS: Final = (0.0, 0.5)
+#: Errors above this are explained, or named, %.
+TARGET: Final = 15.0
+
+
+async def live_vs_simulated(
+    *,
+    fitted: Sequence[tuple[int, int]] = FITTED,
+    predicted: Sequence[int] = PREDICTED,
+    loads: Sequence[float] = LOADS,
+    statements: Sequence[Statement] = STATEMENTS,
+    rounds: int = 60,
+    requests: int = 300,
+    replications: int = 20,
+    tolerance: float = 0.15,
+    seed: int,
+    progress: bool = False,
+) -> tuple[StudyResult, Calibration]:
+    """Generate markets, calibrate on the small ones, predict the large ones, and measure those.
+
+    Parameters
+    ----------
+    fitted : sequence of (int, int)
+        Vendors and shards of the markets that are calibrated on.
+    predicted : sequence of int
+        Vendors of the markets that are predicted; none among those.
+    loads : sequence of float
+        0 for one query at a time, else the utilisation of the loop.
+    statements : sequence of Statement
+    rounds, tolerance
+        See :func:`~mktsim.study.live.calibrate`.
+    requests, replications
+        See :func:`~mktsim.study.prediction.predict`; a measured p99 has an interval from 299 requests on.
+    seed : int
+        Decides catalogues, parameters, arrivals and noise.
+    progress : bool
+        Show progress bars.
+
+    Returns
+    -------
+    StudyResult
+        Points ``p50`` and ``p99`` in ms, measured and simulated; ``error of p50``, ``error of p99`` and ``drift`` in %;
+        ``x`` vendors, `series` the statement, `group` the load.
+    Calibration
+
+    Raises
+    ------
+    InvalidArgumentError
+        If a size is both fitted and predicted, or a number is out of range.
+    CalibrationError
+        If the machine or the market does not follow the model.
+    """
+    known = {vendors for vendors, _ in fitted}
+    if not predicted or not known.isdisjoint(predicted):
+        raise InvalidArgumentError(f"predict sizes that are not fitted, at least one, not {predicted!r:.80}")
+    points: list[Point] = []
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="mktsim-live-")))
+
+        async def opened(vendors: int, shards: int) -> Marketplace:
+            path = folder / f"{vendors}-{shards}"
+            generate(path, vendors=vendors, products=10, seed=seed, shards=shards, progress=False)
+            return await stack.enter_async_context(Marketplace.open(path))
+
+        small = [await opened(*each) for each in fitted]
+        reference = max(small, key=lambda market: len(market.vendors))
+        shards = len(reference.store.shards)
+        calibration = await calibrate(
+            *small, statements=statements, rounds=rounds, tolerance=tolerance, seed=seed, progress=progress
+        )
+        points += _seen(calibration, statements, shards=shards, rounds=rounds, seed=seed)
+        plan = [(vendors, load, statement.name) for vendors in predicted for load in loads for statement in statements]
+        large: dict[int, Marketplace] = {}
+        for vendors, load, name in tqdm(plan, desc="live vs simulated", unit=" runs", disable=not progress):
+            if vendors not in large:
+                large[vendors] = await opened(vendors, shards)
+            foretold = predict(
+                calibration, vendors=vendors, statement=name, load=load, requests=requests, shards=shards,
+                replications=replications, seed=seed,
+            )  # fmt: skip
+            key = f"{vendors}/{load}/{name}"
+            before = await drift(calibration, name, reference, streams=Streams(seed).child(f"before {key}"))
+            times_ms = await measure(foretold, calibration, large[vendors])
+            after = await drift(calibration, name, reference, streams=Streams(seed).child(f"after {key}"))
+            points += compared(foretold, times_ms, drifts=(before, after))
+    frame = tidy(points)
+    parameters = {
+        "fitted": [list(each) for each in fitted], "predicted": list(predicted), "loads": list(loads),
+        "statements": [each.sql for each in statements], "rounds": rounds, "requests": requests,
+        "replications": replications,
+    }  # fmt: skip
+    sizes = ", ".join(f"{vendors:,}" for vendors in sorted(known))
+    caption = (
+        f"Measured on {calibration.machine}, {calibration.date}; calibrated on {sizes} vendors, {rounds} rounds; "
+        f"n = {requests} requests a point, the same instants measured and simulated; simulated: {replications} "
+        f"replications and the central 95 % of what one run shows; measured: 95 % intervals; seed {seed}."
+    )
+    answer = in_words(frame)
+    result = StudyResult(
+        question=QUESTION, answer=answer, frame=frame, parameters=parameters, seed=seed, caption=caption
+    )
+    return result, calibration
+
+
+def _seen(
+    calibration: Calibration, statements: Sequence[Statement], *, shards: int, rounds: int, seed: int
+) -> list[Point]:
+    """Return the medians that were fitted, and what the simulator makes of them; one query at a time."""
+    points = []
+    for row in calibration.cells[calibration.cells["shards"] == shards].to_dict("records"):
+        common: dict[str, Any] = {"study": "calibration", "axis": "vendors", "x": row["vendors"], "seed": seed,
+                                  "group": load_name(0), "series": row["statement"], "statistic": "p50",
+                                  "unit": "ms"}  # fmt: skip
+        again = predict(
+            calibration, vendors=row["vendors"], statement=row["statement"], requests=rounds, shards=shards,
+            replications=10, seed=seed,
+        )  # fmt: skip
+        points.append(Point(kind="measured", estimate=row["measured_ms"], n=rounds, **common))
+        points.append(Point.of(again.p50, kind="simulated", engine=again.engine, **common))
+    return points
+
+
+def in_words(frame: pd.DataFrame) -> str:
+    """Say how large the errors are, which exceed the target, and how far the machine drifted."""
+    texts = []
+    for statistic in ("p50", "p99"):
+        errors = frame[frame["statistic"] == f"error of {statistic}"]
+        size = errors["estimate"].abs()
+        worst = max(errors.to_dict("records"), key=lambda row: abs(row["estimate"]))
+        within = int((size <= TARGET).sum())
+        texts.append(
+            f"The {statistic} is within {TARGET:.0f} % in {within} of {len(errors)} cases; it is {size.median():.2g} % "
+            f"off in the median and {worst['estimate']:+.3g} % at worst ({worst['series']}, {worst['x']:,.0f} vendors, "
+            f"{worst['group']})."
+        )
+    drifts = frame.loc[frame["statistic"] == "drift", "estimate"]
+    if len(drifts):
+        texts.append(
+            f"Meanwhile the machine itself, on a fleet it was calibrated on, was {drifts.min():+.2g} to "
+            f"{drifts.max():+.2g} % slower than when it was calibrated: an error of the same size says nothing of the "
+            "model."
+        )
+    return " ".join(texts)
+
+
+def answer_question(
+    *, quick: bool, seed: int, executor: Submits | None = None, progress: bool = False
+) -> tuple[StudyResult, dict[str, tuple[str, bytes]]]:
+    """Answer for the command line, with charts as PNG by file name; nothing is handed to the executor."""
+    del executor  # A busy core would be measured.
+    size: dict[str, Any] = {}
+    if quick:
+        fitted = ((50, 8), (100, 8), (300, 8), (300, 4))
+        size = {"fitted": fitted, "predicted": (1_000,), "rounds": 30, "requests": 60, "tolerance": 0.5}
+    result, calibration = asyncio.run(live_vs_simulated(seed=seed, progress=progress, **size))
+    print(calibration.summary().T.to_string(), file=sys.stderr)
+    axes = charts.live_vs_simulated_chart(result.frame)
+    charts.annotate(axes, title=QUESTION, caption=result.caption)
+    return result, {"live-vs-simulated.png": (QUESTION, charts.png(axes[0]))}

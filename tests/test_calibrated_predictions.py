@@ -1,0 +1,295 @@
+"""A live market calibrated and foretold: against simulated markets whose costs are known, so that no clock decides."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mktsim.errors import CalibrationError, InvalidArgumentError
+from mktsim.sim.latency import Constant, Latency, LogNormal, Mixture, Shifted
+from mktsim.sim.loop import sim_run
+from mktsim.streams import Streams
+from mktsim.study import charts, simulate
+from mktsim.study.live import Calibration, calibrate, fit_calibration
+from mktsim.study.measuring import STATEMENTS, Fleet, Statement
+from mktsim.study.points import tidy
+from mktsim.study.prediction import compared, cycle_interval, drift, error_table, measure, predict
+from mktsim.study.questions.live_vs_simulated import in_words, live_vs_simulated
+from mktsim.study.scenario import Scenario
+
+FIXED, SHARD, VENDOR, ROW = 0.3, 0.04, 0.012, 0.001
+TRUTH = {"top-k": 1.0, "filter": 0.6, "group-by": 2.0}
+SIZES = ((100, 8), (200, 8), (500, 8), (1_000, 8), (1_000, 4))
+
+
+class SimulatedMarket:
+    """A loop's worth of vendors on simulated time: stated costs, stated noise, one query after another."""
+
+    def __init__(
+        self,
+        vendors: int,
+        shards: int,
+        noise: Latency,
+        *,
+        cost: Callable[[int], float] = lambda vendors: VENDOR * vendors,
+        workers: int = 1,
+        spared: int = 0,
+    ) -> None:
+        self.vendors, self.shards, self.noise, self.cost, self.spared = vendors, shards, noise, cost, spared
+        self.workers = workers
+        self.asked = 0
+        self.loop = asyncio.Semaphore(workers)
+
+    async def query(self, sql: str, params: Any = ()) -> Any:
+        """Take the time that the query takes, when its turn has come."""
+        name = next(each.name for each in STATEMENTS if each.sql == sql)
+        self.asked += 1
+        rows = 3 * self.vendors
+        scatter = (FIXED + SHARD * self.shards + self.cost(self.vendors)) * TRUTH[name]
+        gather = ROW * rows
+        u = Streams(self.vendors + self.shards).uniform(name, self.asked, 1)
+        factor = float(self.noise.sample(u)[0])
+        async with self.loop:
+            await asyncio.sleep((scatter + gather) * factor / 1e3)
+        wall_s = {"scatter": scatter * factor / 1e3, "gather": gather * factor / 1e3}
+        stats = SimpleNamespace(
+            vendors_asked=self.vendors - self.spared, vendors_pruned=self.spared, rows_shipped=rows, wall_s=wall_s
+        )
+        return SimpleNamespace(stats=stats)
+
+
+def fleets(noise: Latency, **options: Any) -> list[Fleet]:
+    """Make simulated markets of the sizes that are calibrated on."""
+    return [Fleet(vendors, shards, SimulatedMarket(vendors, shards, noise, **options)) for vendors, shards in SIZES]
+
+
+def calibrated(noise: Latency, **options: Any) -> Calibration:
+    """Calibrate in simulated time."""
+
+    async def run() -> Calibration:
+        return await calibrate(*fleets(noise, **options), rounds=240, seed=4)
+
+    return sim_run(run())
+
+
+@pytest.fixture(scope="module")
+def calibration() -> Calibration:
+    """A market with noise of a tenth."""
+    return calibrated(LogNormal(1.0, 1.25))
+
+
+def test_the_costs_of_a_market_are_found_again_within_their_intervals(calibration: Calibration) -> None:
+    """Of the twelve true costs at least ten lie in their 95 % intervals, and every query time is within 3 %."""
+    hits = 0
+    for name, factor in TRUTH.items():
+        fit = calibration.fit(name)
+        for term, truth in ((fit.fixed_ms, FIXED * factor), (fit.shard_ms, SHARD * factor),
+                            (fit.vendor_ms, VENDOR * factor), (fit.row_ms, ROW)):  # fmt: skip
+            hits += truth in term
+        for vendors in (100, 3_000, 10_000):
+            true_ms = (FIXED + 8 * SHARD + VENDOR * vendors) * factor + ROW * 3 * vendors
+            assert fit.query_ms(vendors, 8) == pytest.approx(true_ms, rel=0.03)
+        assert fit.r_squared > 0.999
+        assert fit.worst < 0.03
+        assert fit.distance < 0.1
+        noise = fit.noise(fit.reference_ms)
+        assert noise.quantile(0.99) / noise.quantile(0.5) == pytest.approx(1.25, rel=0.06)
+        assert fit.rows_per_vendor == pytest.approx(3.0)
+    assert hits >= 10
+
+
+def test_stalls_are_told_from_the_body_and_come_as_often_a_millisecond() -> None:
+    """One query in ten of 15 ms meets a pause of about 10 ms: ten times the query meets ten times as many."""
+    bodies, pauses = LogNormal(1.0, 1.05), LogNormal(0.7, 1.0)
+    found = calibrated(Mixture((9, 1), (bodies, Shifted(1.0, pauses))))
+    fit = found.fit("top-k")
+    assert fit.stalls is not None
+    assert fit.distance < 0.1
+    query_ms = fit.reference_ms
+    assert fit.stalls.per_ms * query_ms == pytest.approx(0.1, rel=0.3)
+    assert fit.stalls.least_ms + fit.stalls.mean_excess_ms == pytest.approx(0.7 * query_ms, rel=0.25)
+    short, long = (fit.noise(scale * query_ms) for scale in (1, 10))
+    assert short.mean_ms == pytest.approx(long.mean_ms, rel=0.02)
+    assert short.quantile(0.99) > 1.5 > 1.35 > long.quantile(0.99) > long.quantile(0.5) > 1.02
+
+
+def test_the_queue_and_the_timers_are_measured(calibration: Calibration) -> None:
+    """Queries asked at once end one query apart; simulated timers are never late."""
+    assert calibration.serial is not None
+    assert calibration.serial.estimate == pytest.approx(1.0, abs=0.1)
+    assert calibration.late is not None
+    assert calibration.late.quantile(0.99) < 1e-3
+
+
+def test_what_larger_markets_take_is_foretold_under_both_loads(calibration: Calibration) -> None:
+    """Simulated markets of unseen sizes: p50 within 5 %, p99 within 10 %, one at a time and in an open loop at 0.5."""
+    points = []
+    for vendors in (2_000, 4_000):
+        for load in (0.0, 0.5):
+            foretold = predict(
+                calibration, vendors=vendors, statement="filter", load=load, requests=300, replications=10, seed=8
+            )
+
+            async def run(foretold: Any = foretold, vendors: int = vendors) -> Any:
+                market = Fleet(vendors, 8, SimulatedMarket(vendors, 8, LogNormal(1.0, 1.25)))
+                return await measure(foretold, calibration, market)
+
+            points += compared(foretold, sim_run(run()))
+    errors = error_table(tidy(points))
+    assert len(errors) == 4
+    assert (errors["error of p50"].abs() < 5).all(), errors
+    assert (errors["error of p99"].abs() < 10).all(), errors
+
+
+def test_a_prediction_under_load_is_that_of_the_queue() -> None:
+    """Without noise the loop is M/D/1: at utilisation 0.5 the mean sojourn time is 1.5 services (Pollaczek, Khinchine).
+
+    The replications share their arrivals, so that the tolerance is that of one run of 4,000 requests.
+    """
+    exact = calibrated(Constant(1.0))
+    fit = exact.fit("top-k")
+    assert fit.family == "none"
+    foretold = predict(
+        exact, vendors=50, statement="top-k", load=0.5, requests=4_000, replications=10, shards=4, seed=2
+    )
+    assert foretold.times_ms.mean() / fit.query_ms(50, 4) == pytest.approx(1.5, rel=0.06)
+    alone = predict(exact, vendors=50, statement="top-k", requests=10, replications=10, shards=4)
+    assert alone.p99.high == pytest.approx(fit.query_ms(50, 4), rel=1e-4)
+
+
+def test_a_calibration_is_a_scenario_of_both_engines(calibration: Calibration) -> None:
+    """It survives TOML, and the real coordinator on simulated time takes as long as the arrays say, bit for bit."""
+    for statement in TRUTH:
+        scenario = calibration.scenario(vendors=40, statement=statement, timers=True)
+        assert Scenario.from_toml(scenario.to_toml()) == scenario
+        found = [simulate(scenario, requests=5, seed=3, engine=engine) for engine in ("event", "vectorised")]  # type: ignore[arg-type]
+        assert (found[0].sojourn_time_ms == found[1].sojourn_time_ms).all()
+        assert found[0].rows
+
+
+def test_noise_differs_between_replications_and_arrivals_do_not(calibration: Calibration) -> None:
+    """Replications meet the same instants with noise of their own; the same seed gives the same prediction."""
+    first, again, other = (
+        predict(calibration, vendors=300, statement="filter", load=0.5, requests=50, seed=seed) for seed in (1, 1, 2)
+    )
+    assert len({tuple(row) for row in first.times_ms}) == 20
+    assert (first.times_ms == again.times_ms).all()
+    assert first.arrival_ms is not None
+    assert other.arrival_ms is not None
+    assert (first.arrival_ms != other.arrival_ms).any()
+    assert first.p50.low < first.p50.estimate < first.p50.high
+
+
+@pytest.mark.parametrize(
+    ("noise", "options", "reason"),
+    [
+        (LogNormal(1.0, 1.2), {"cost": lambda vendors: 1e-4 * vendors**2}, "no sum of a cost"),
+        (Mixture((3, 2), (LogNormal(1, 1.02), LogNormal(3, 3.06))), {}, "noise of its times"),
+        (LogNormal(1.0, 1.2), {"workers": 4}, "asked at once"),
+        (LogNormal(1.0, 1.2), {"spared": 1}, "size of the fleet"),
+    ],
+)
+def test_what_does_not_follow_the_model_is_refused_by_name(noise: Latency, options: Any, reason: str) -> None:
+    """Times that are no line, noise of two humps, a market that answers four at once, statements that spare vendors."""
+    with pytest.raises(CalibrationError, match=reason):
+        calibrated(noise, **options)
+
+
+def test_bad_arguments_are_named_before_anything_is_measured(calibration: Calibration) -> None:
+    """Too few sizes or rounds, no statements, names twice; loads that are none; a market of another size."""
+    some = fleets(Constant(1.0))
+    for wrong in ({"rounds": 5}, {"statements": ()}, {"statements": [STATEMENTS[0]] * 2}, {"tolerance": 0}):
+        with pytest.raises(InvalidArgumentError):
+            asyncio.run(calibrate(*some, **wrong))  # type: ignore[arg-type]
+    for markets in (some[:2], [some[3], some[4]], ["market"]):
+        with pytest.raises(InvalidArgumentError):
+            asyncio.run(calibrate(*markets))
+    assert sum(fleet.market.asked for fleet in some) == 0  # type: ignore[attr-defined]
+    good: dict[str, Any] = {"vendors": 100, "statement": "filter"}
+    for changes in (
+        {"statement": "x"}, {"load": 1.0}, {"load": -0.1}, {"load": float("nan")}, {"load": "0.5"}, {"vendors": 0},
+        {"requests": 1}, {"replications": 9}, {"shards": 0},
+    ):  # fmt: skip
+        with pytest.raises(InvalidArgumentError):
+            predict(calibration, **(good | changes))
+    foretold = predict(calibration, **good, requests=10)
+    with pytest.raises(InvalidArgumentError, match="predicted were 100"):
+        asyncio.run(measure(foretold, calibration, some[1]))
+    for values in (("", "SELECT ?", 0, 1), ("a", "SELECT ?", 1, 1), ("a", "SELECT ?", 0, float("inf"))):
+        with pytest.raises(InvalidArgumentError):
+            Statement(*values)
+
+
+def test_incomplete_rounds_are_refused() -> None:
+    """A table in which fleets were measured unequally often is no set of rounds."""
+    table = pd.DataFrame({"statement": "filter", "vendors": [1] * 40 + [2] * 40 + [3] * 39, "shards": 1, "rows": 0})
+    for name in ("scatter_ms", "gather_ms", "rest_ms", "total_ms"):
+        table[name] = 1.0
+    with pytest.raises(InvalidArgumentError, match="three fleets"):
+        fit_calibration(table.assign(round=0), statements=[STATEMENTS[1]])
+
+
+def test_drift_is_how_much_slower_the_machine_has_become(calibration: Calibration) -> None:
+    """A fleet that now takes a quarter longer has drifted by 1.25; one that was not calibrated is refused."""
+
+    async def run(vendors: int, slower: float) -> float:
+        market = SimulatedMarket(vendors, 8, LogNormal(slower, slower * 1.02))
+        streams = Streams(6)
+        return await drift(calibration, "group-by", Fleet(vendors, 8, market), streams=streams)
+
+    assert sim_run(run(1_000, 1.25)) == pytest.approx(1.25, rel=0.05)
+    with pytest.raises(InvalidArgumentError):
+        sim_run(run(999, 1.0))
+
+
+def test_intervals_under_load_come_from_busy_cycles() -> None:
+    """Requests that never meet are cycles of one; a run that is one busy cycle has nothing to draw from."""
+    sojourn = Streams(2).uniform("x", 0, 400)
+    apart = cycle_interval(10.0 * np.arange(400), sojourn, 0.5, seed=1)
+    assert 0.5 in apart
+    assert 0.05 < apart.high - apart.low < 0.15  # About 2 * 1.96 * 0.5 / sqrt(400).
+    together = cycle_interval(np.linspace(0, 1e-3, 400), sojourn, 0.5, seed=1)
+    assert together.low == together.high == together.estimate
+
+
+def test_a_calibration_shows_itself(calibration: Calibration) -> None:
+    """HTML names machine, seed, terms and fit; markup in a statement's name stays text."""
+    page = calibration._repr_html_()
+    for part in ("a vendor, us", "R²", f"seed {calibration.seed}", calibration.machine, "sqlite"):
+        assert part in page
+    assert "us a vendor" in repr(calibration)
+    with pytest.raises(InvalidArgumentError, match="there are top-k"):
+        calibration.fit("<b>")
+
+
+def test_the_question_is_answered_from_live_markets() -> None:
+    """Tiny live markets, from generation to the chart; of the numbers only what must hold on any machine is asked."""
+    result, found = asyncio.run(
+        live_vs_simulated(
+            fitted=((20, 2), (40, 2), (60, 2), (60, 1)), predicted=(90,), statements=STATEMENTS[:2], rounds=30,
+            requests=12, replications=10, tolerance=1.0, seed=5,
+        )
+    )  # fmt: skip
+    frame = result.frame
+    assert set(frame["statistic"]) == {"p50", "p99", "error of p50", "error of p99", "drift"}
+    assert set(found.fits) == {"top-k", "filter"}
+    for row in frame[frame["statistic"] == "error of p50"].to_dict("records"):
+        same = frame[(frame["x"] == row["x"]) & (frame["group"] == row["group"]) & (frame["series"] == row["series"])]
+        value = {kind: same[(same["kind"] == kind) & (same["statistic"] == "p50")]["estimate"].item()
+                 for kind in ("measured", "simulated")}  # fmt: skip
+        assert row["estimate"] == pytest.approx(100 * (value["simulated"] / value["measured"] - 1))
+    assert "at worst" in in_words(frame)
+    axes = charts.live_vs_simulated_chart(frame)
+    charts.annotate(axes, title="t", caption=result.caption)
+    assert len(axes) == 4
+    assert axes[0].get_ylabel() == "p50 of the sojourn time, ms"
+    labels = {label for each in axes for label in each.get_legend_handles_labels()[1]}
+    assert labels == {f"{kind}: {name}" for kind in ("measured", "simulated") for name in found.fits}
+    with pytest.raises(InvalidArgumentError):
+        asyncio.run(live_vs_simulated(fitted=((100, 8),), predicted=(100,), seed=1))
