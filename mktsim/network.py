@@ -165,6 +165,11 @@ FRAME_BYTES: Final = 8
 class Metered:
     """Another network, whose `stats` it makes count bytes beside round trips; a message costs its encoding.
 
+    Parameters
+    ----------
+    network : Network
+        What carries the messages.
+
     Examples
     --------
     >>> async def demo():

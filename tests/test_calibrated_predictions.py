@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks import prediction
 from mktsim.errors import CalibrationError, InvalidArgumentError
 from mktsim.sim.latency import Constant, Latency, LogNormal, Mixture, Shifted
 from mktsim.sim.loop import sim_run
@@ -256,6 +257,18 @@ def test_intervals_under_load_come_from_busy_cycles() -> None:
     assert 0.05 < apart.high - apart.low < 0.15  # About 2 * 1.96 * 0.5 / sqrt(400).
     together = cycle_interval(np.linspace(0, 1e-3, 400), sojourn, 0.5, seed=1)
     assert together.low == together.high == together.estimate
+
+
+def test_the_runtimes_prediction_is_told_with_its_interval(calibration: Calibration) -> None:
+    """p50 and p99, foretold and measured, and how far off the first is."""
+    foretold = predict(calibration, vendors=100, statement="top-k", requests=300, replications=10, seed=1)
+    lines = prediction.in_words(tidy(compared(foretold, 1.25 * foretold.times_ms[0])), calibration)
+    assert len(lines) == 3
+    for statistic, line in zip(("p50", "p99"), lines[1:], strict=True):
+        assert line.startswith(f"{statistic} over 100 objects: simulated ")
+        assert "measured" in line
+        error = float(line.split(" ms: ")[1].split()[0])
+        assert error == pytest.approx(-20, abs=4)
 
 
 def test_a_calibration_shows_itself(calibration: Calibration) -> None:

@@ -47,7 +47,21 @@ _STATEMENT: Final = re.compile(r"(?i)(?:^|\s)(?=(?:select|with|values)\b)")
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
-    """Make ``%%market`` known: ``%load_ext mktsim``."""
+    """Make ``%%market`` known: ``%load_ext mktsim``.
+
+    Parameters
+    ----------
+    shell : InteractiveShell
+        The notebook's, or IPython's.
+
+    Examples
+    --------
+    >>> from IPython.core.interactiveshell import InteractiveShell
+    >>> shell = InteractiveShell()
+    >>> load_ipython_extension(shell)
+    >>> "market" in shell.magics_manager.magics["cell"]
+    True
+    """
     shell.register_magic_function(market, "line_cell", "market")  # type: ignore[arg-type]  # It is no method.
     if _await_it not in shell.input_transformers_post:
         shell.input_transformers_post.append(_await_it)

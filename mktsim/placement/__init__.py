@@ -42,6 +42,11 @@ PLACEMENTS: Final[Mapping[str, type[NodePlacement]]] = {
 def placement_from_dict(data: Mapping[str, Any]) -> NodePlacement:
     """Restore any placement from what its ``to_dict`` returned.
 
+    Parameters
+    ----------
+    data : mapping
+        Also as JSON gives it back.
+
     Raises
     ------
     InvalidArgumentError

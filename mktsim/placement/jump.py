@@ -39,6 +39,11 @@ _CHUNK: Final = 16_384  # keys that jump together: what they need stays in the p
 class JumpHash(NodePlacement):
     """Place keys on numbered nodes without any table.
 
+    Parameters
+    ----------
+    nodes : iterable of str, or mapping of str to float
+        Ids; a mapping's weights must be equal, for jump takes none.
+
     Examples
     --------
     >>> jump = JumpHash(["shard-0", "shard-1", "shard-2"])

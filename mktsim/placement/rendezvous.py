@@ -44,6 +44,11 @@ _Groups = list[tuple[float, NDArray[np.intp], Hashes]]
 class RendezvousHash(NodePlacement):
     """Place each key on the node that wins its race.
 
+    Parameters
+    ----------
+    nodes : iterable of str, or mapping of str to float
+        Ids, or ids and their weights.
+
     Examples
     --------
     >>> rendezvous = RendezvousHash({"shard-0": 1, "shard-1": 1, "big": 2.5})

@@ -115,7 +115,7 @@ class Combine:
     insert, sql : str
         How rows enter it and leave it: ordinal first both times. Placeholders of `sql` are bound by `binders`.
     merges : tuple of str
-        The same for `mktsim.sql.merge`: for each column how it merges, or nothing for a key; empty where SQL must do it.
+        The same for `mktsim.sql.merge`: how each column merges, or nothing for a key; empty where SQL must do it.
     """
 
     table: str

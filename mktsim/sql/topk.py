@@ -17,6 +17,8 @@ The threshold compares as ORDER BY does: the column stands behind a unary plus, 
 collation. Keys are compared in Python while the threshold is found: numbers with numbers and text with text, for which
 Python's order is SQLite's; a scan that meets both, or a blob, goes on without threshold.
 
+Without ORDER BY the first k rows are those that a scan meets first: once it has them, no later vendor is asked.
+
 What this does not do
 ---------------------
 A threshold is never carried from one scan into another: a scan may be repeated, hedged or given up, and its rows would
@@ -52,6 +54,8 @@ class TopK:
         The column of the partial that ORDER BY's first term names.
     descending : bool
         Whether large keys come first.
+    first_come : bool
+        Whether the first k rows met are the answer's: nothing is ordered, and `unsorted` is limited to k.
     """
 
     unsorted: str
@@ -60,11 +64,15 @@ class TopK:
     bounded_binders: tuple[Binder, ...] = ()
     key: int = -1
     descending: bool = False
+    first_come: bool = False
 
     @classmethod
-    def build(cls, unsorted: str, bounded: str = "", *, key: int = -1, descending: bool = False) -> TopK:
+    def build(
+        cls, unsorted: str, bounded: str = "", *, key: int = -1, descending: bool = False, first_come: bool = False
+    ) -> TopK:
         """Make it from normalised text."""
-        return cls(*positional(unsorted), *(positional(bounded) if bounded else ("", ())), key, descending)
+        bound = positional(bounded) if bounded else ("", ())
+        return cls(*positional(unsorted), *bound, key, descending, first_come)
 
     def bind(self, k: int, bind: Callable[[tuple[Binder, ...]], tuple[Value, ...]]) -> TopKRequest | None:
         """Return what a scan is asked, or None where k is too large for this to pay."""
@@ -73,7 +81,7 @@ class TopK:
         place = self.bounded_binders.index("bound") if self.bounded else -1
         return TopKRequest(
             k, (self.unsorted, bind(self.unsorted_binders)), (self.bounded, bind(self.bounded_binders)), place,
-            self.key, self.descending,
+            self.key, self.descending, self.first_come,
         )  # fmt: skip
 
 
@@ -89,7 +97,7 @@ class TopKRequest:
         Statements; `bounded` has an empty text where there is no threshold.
     place : int
         Where among the values of `bounded` the threshold stands.
-    key, descending : int, bool
+    key, descending, first_come : int, bool, bool
         As in :class:`TopK`.
     """
 
@@ -99,6 +107,7 @@ class TopKRequest:
     place: int
     key: int
     descending: bool
+    first_come: bool = False
 
 
 class RunningTopK:
@@ -115,6 +124,8 @@ class RunningTopK:
     ----------
     sql, values : str, tuple
         What to ask the next vendor.
+    done : bool
+        Whether no later vendor has anything to add.
 
     Examples
     --------
@@ -127,13 +138,15 @@ class RunningTopK:
     ('SELECT x FROM t WHERE +x > ? LIMIT 3', (3,))
     """
 
-    __slots__ = ("_best", "_kind", "_request", "k", "sorted", "sql", "values")
+    __slots__ = ("_best", "_found", "_kind", "_request", "done", "k", "sorted", "sql", "values")
 
     def __init__(self, request: TopKRequest, statement: tuple[str, Sequence[Value]]) -> None:
         self._request = request
         self._best: list[Any] = []  # ascending
         self._kind: object = None if request.bounded[0] else "no threshold"
         self.k = request.k
+        self._found = 0
+        self.done = False
         self.sorted = statement
         self.sql, self.values = request.unsorted
 
@@ -149,6 +162,10 @@ class RunningTopK:
     def add(self, rows: Sequence[Row]) -> None:
         """Learn from a vendor's rows."""
         request, best = self._request, self._best
+        if request.first_come:
+            self._found += len(rows)
+            self.done = self._found >= self.k
+            return
         worst = 0 if request.descending else -1
         for row in rows:
             value = row[request.key]

@@ -257,14 +257,20 @@ class _Builder:
             self.rules.append("LIMIT + OFFSET travels: a vendor's rows past it cannot be among the first")
         scatter = self._scatter(ordering if push else [], group=None, limit=push)
         combine = self._combine_rows(ordering, limit=push)
-        top = self._top_k() if push and ordering else None
+        top = self._top_k() if push else None
         return replace(self._plan(scatter, self._gather({}), combine=combine, limit=push), top=top)
 
     def _top_k(self) -> TopK | None:
         """Return how a scan finds the first rows without sorting at each vendor; None where it walks an index."""
-        if not self.scan.by_rowid or self.select.table.without_rowid or not self.order:
+        if not self.scan.by_rowid or self.select.table.without_rowid:
             return None
         head = f"SELECT {', '.join(self.partial.expressions())} FROM {self.select.source}"
+        if not self.order:
+            first = f"{head}{self.condition} LIMIT :mktsim_limit"
+            if self._uses_index(first):
+                return None
+            self.rules.append("a scan ends with the first LIMIT + OFFSET rows: vendors come in the answer's order")
+            return TopK.build(first, first_come=True)
         unsorted = f"{head}{self.condition} LIMIT :mktsim_more"
         if self._uses_index(unsorted):
             return None

@@ -114,7 +114,7 @@ class ShardScanner:
                 try:
                     if leading is not None:
                         sql = leading.sql
-                        answer.append(leading.ask(prepared[0][0]))
+                        answer.append([] if leading.done else leading.ask(prepared[0][0]))
                     else:
                         for execute, sql, values in prepared:
                             answer.append(execute(sql, values).fetchall())
@@ -145,7 +145,7 @@ class ShardScanner:
                     found.append(answer)
             return found, visited
         sql, values = statements[0]
-        ask = RunningTopK(top, statements[0]).ask if top is not None else None
+        leading = RunningTopK(top, statements[0]) if top is not None else None
         digest: str | None = None
         layouts = self.bases.layouts
         with (
@@ -165,13 +165,27 @@ class ShardScanner:
                 file.is_new = True
                 visited += 1
                 try:
-                    part = execute(sql, values).fetchall() if ask is None else ask(execute)
+                    part = execute(sql, values).fetchall() if leading is None else leading.ask(execute)
                 except Exception as error:
                     readers.failed = True
                     raise self._named(error, vendor_id, sql, image) from error
                 if part:
                     found.append((vendor_id, (part,)))
-        return found, visited
+                    if leading is not None and leading.done:
+                        break  # What is left out has been answered for all the same.
+            else:
+                return found, visited
+        return found, self._seen(vendor_ids, as_of)
+
+    def _seen(self, vendor_ids: list[str] | None, as_of: int | None) -> int:
+        """Return how many vendors a whole scan visits."""
+        if vendor_ids is not None:
+            return len(vendor_ids)
+        epoch = LATEST if as_of is None else as_of
+        with self._connection() as connection:
+            return int(
+                connection.execute(f"SELECT COUNT(*) FROM vendors WHERE id NOT IN ({UNSEEN})", (epoch, epoch)).get
+            )
 
     def _layout(self, vendor_id: str, stored: bytes) -> Layout:
         with of_vendor(vendor_id):

@@ -212,7 +212,7 @@ def cycle_interval(arrival_ms: Times, sojourn_ms: Times, p: float, *, seed: int)
     Examples
     --------
     >>> print(cycle_interval(np.array([0.0, 1.0, 9.0]), np.array([2.0, 3.0, 2.0]), 0.5, seed=1))
-    2 [2, 3]
+    2 [2, 2.5]
     """
     ends = np.maximum.accumulate(arrival_ms + sojourn_ms)
     begins = np.flatnonzero(np.concatenate(([True], arrival_ms[1:] >= ends[:-1])))

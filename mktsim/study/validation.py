@@ -134,6 +134,15 @@ def validate(
     ------
     InvalidArgumentError
         If `scale` or `seed` is out of range.
+
+    Examples
+    --------
+    A table of more than 90 rows takes seconds, a wrong argument none:
+
+    >>> validate(scale=0)
+    Traceback (most recent call last):
+        ...
+    mktsim.errors.InvalidArgumentError: scale must be from 0.1 to 1000, not 0
     """
     if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0.1 <= scale <= 1000:
         raise InvalidArgumentError(f"scale must be from 0.1 to 1000, not {scale!r:.80}")

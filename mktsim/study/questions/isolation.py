@@ -49,7 +49,7 @@ from mktsim.study.result import StudyResult
 from mktsim.study.statistics import quantile_interval, samples_for_quantile
 
 QUESTION: Final = "What does isolation cost against one database?"
-SIZES: Final = (10, 100, 1_000, 5_000)
+SIZES: Final = (10, 100, 1_000, 10_000)
 #: What a vendor asks of himself: a look-up in both.
 ONE_VENDOR: Final = Statement(
     "one vendor",

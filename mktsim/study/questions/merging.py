@@ -144,8 +144,8 @@ def merging(
     frame = tidy(points)
     caption = (
         f"Measured on this machine, in process, {products} products a vendor in memory; bytes both ways, by the codec "
-        f"of messages; medians of n = {repeats} repetitions in turns. Random statements: n = {statements:,}, 5 vendors. "
-        f"Seed {seed}; 95 % intervals."
+        f"of messages; medians of n = {repeats} repetitions in turns. Random statements: n = {statements:,} over 5 "
+        f"vendors. Seed {seed}; 95 % intervals."
     )
     parameters = {"vendors": list(vendors), "products": products, "statements": statements, "repeats": repeats}
     return StudyResult(

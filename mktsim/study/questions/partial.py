@@ -197,8 +197,8 @@ def partial_answers(
     caption = (
         f"Simulated: the real coordinator, {vendors:,} vendors of {products} products in SQLite, there and back "
         f"{latency!r}; n = {replications} fleets a point with {requests} queries of each statement; seed {seed}; 95 % "
-        f"intervals. {100 * HAND_IN_SHARE:g} % of the deadline are kept for the gather. Errors are absolute, in % of the "
-        "full answer."
+        f"intervals. {100 * HAND_IN_SHARE:g} % of the deadline are kept for the gather. Errors are absolute, in % of "
+        "the full answer."
     )
     parameters = {
         "latency": latency.to_dict(), "vendors": vendors, "products": products, "deadlines": list(deadlines),
@@ -313,6 +313,8 @@ def _answer(frame: pd.DataFrame, stated: int) -> str:
             rows = at[x]
 
             def told(name: str, rows: pd.DataFrame = rows) -> str:
+                if name not in rows.index:
+                    return "nothing known"  # Nobody answered in time, in any fleet.
                 row = rows.loc[name]
                 return f"{row['estimate']:.3g} % [{row['low']:.3g}, {row['high']:.3g}]"
 
