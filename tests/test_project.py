@@ -48,7 +48,7 @@ def test_the_readmes_programs_run(capsys, tmp_path, monkeypatch):
     """A newcomer's first query and first simulation, as they stand in the README."""
     monkeypatch.chdir(tmp_path)
     programs = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(programs) == 2
+    assert len(programs) == 3
     for program in programs:
         exec(compile(program, "README.md", "exec"), {})
     shown = capsys.readouterr().out
