@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mktsim.cluster import ClusterExecutor
     from mktsim.errors import MktsimError
     from mktsim.explore.magic import load_ipython_extension
     from mktsim.fanout import QueryCoordinator, QueryResult, Scanner, ScatterPolicy
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "BoundedLoadHash": "mktsim.placement",
     "Cart": "mktsim.market",
+    "ClusterExecutor": "mktsim.cluster",
     "ConsistentHashRing": "mktsim.placement",
     "DurableObject": "mktsim.objects",
     "JumpHash": "mktsim.placement",
@@ -70,6 +72,7 @@ _HOMES = {
 __all__ = [
     "BoundedLoadHash",
     "Cart",
+    "ClusterExecutor",
     "ConsistentHashRing",
     "DurableObject",
     "JumpHash",

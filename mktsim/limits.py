@@ -15,14 +15,16 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from mktsim.errors import ResourceLimitError
 
 try:
-    import resource
+    import resource as _resource
 except ImportError:  # Windows: descriptors are plenty there
-    resource = None  # type: ignore[assignment]
+    _limits: Any = None
+else:
+    _limits = _resource
 
 #: Descriptors that are left for everybody else: sockets, logs, libraries.
 SPARE_DESCRIPTORS: Final = 32
@@ -34,10 +36,10 @@ _BEAT_S: Final = 0.005
 
 def descriptor_limit() -> int | None:
     """Return how many file descriptors this process, and each that it starts, may have; None where that is unknown."""
-    if resource is None:
+    if _limits is None:
         return None
-    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return None if soft == resource.RLIM_INFINITY else soft
+    soft, _hard = _limits.getrlimit(_limits.RLIMIT_NOFILE)
+    return None if soft == _limits.RLIM_INFINITY else soft
 
 
 def open_descriptors() -> int:
@@ -144,11 +146,11 @@ def _group_room(folder: Path) -> int | None:
 
 
 def _address_room() -> int | None:
-    if resource is None:
+    if _limits is None:
         return None
-    soft, _hard = resource.getrlimit(resource.RLIMIT_AS)
+    soft, _hard = _limits.getrlimit(_limits.RLIMIT_AS)
     size = _statm(0)
-    return None if soft == resource.RLIM_INFINITY or size is None else soft - size
+    return None if soft == _limits.RLIM_INFINITY or size is None else soft - size
 
 
 def _statm(place: int) -> int | None:

@@ -126,7 +126,8 @@ def test_one_seed_gives_one_answer(partly: StudyResult, piped: StudyResult) -> N
     [
         (hedging, {"service": 5}), (hedging, {"utilisation": 0.5}), (hedging, {"utilisation": math.nan}),
         (hedging, {"delays": [1.0]}), (hedging, {"delays": []}), (hedging, {"leaves": [0]}),
-        (hedging, {"requests": 298}), (hedging, {"replications": 9}), (hedging, {"executor": 1}), (hedging, {"seed": -1}),
+        (hedging, {"requests": 298}), (hedging, {"replications": 9}), (hedging, {"executor": 1}),
+        (hedging, {"seed": -1}),
         (partial_answers, {"latency": "x"}), (partial_answers, {"deadlines": [0.0]}), (partial_answers, {"vendors": 0}),
         (partial_answers, {"failures": [1.0]}), (partial_answers, {"failures": "0"}), (partial_answers, {"seed": 0.5}),
         (merging, {"vendors": []}), (merging, {"vendors": [3, 3]}), (merging, {"repeats": 5}),

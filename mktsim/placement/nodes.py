@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mktsim.errors import DuplicateError, EmptyFleetError, InvalidArgumentError, UnknownNodeError
-from mktsim.placement.base import Hashes, hash_key, hash_keys, moved, shown
+from mktsim.placement.base import Hashes, Placement, hash_key, hash_keys, moved, shown
 
 VERSION = 1  # of the stored form; what an older one holds is read for ever
 
@@ -249,7 +249,10 @@ class NodePlacement(ABC):
             raise InvalidArgumentError(f"hashes must be an array of uint64 from hash_keys, not {shown(hashes)}")
         return self._many(hashes) if len(hashes) else np.empty(0, dtype=np.intp)
 
-    moved = staticmethod(moved)
+    @staticmethod
+    def moved(before: Placement, after: Placement, keys: Iterable[str]) -> NDArray[np.bool_]:
+        """Return which keys have another owner: see :func:`mktsim.placement.moved`."""
+        return moved(before, after, keys)
 
     # -- copies ---------------------------------------------------------------------------------------------------
 

@@ -571,7 +571,8 @@ def _level(ax: Axes, value: float, name: str) -> None:
     """Draw a thin line at one value across, with its name above it."""
     ax.axhline(value, color="#777777", lw=0.9, ls="-", zorder=1)
     style: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "fontsize": 7, "color": "#444444"}
-    ax.text(0.99, value, f"simulated: {name}", ha="right", va="bottom", **style)
+    back = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5}
+    ax.text(0.12, value * 1.01, f"simulated: {name}", ha="left", va="bottom", bbox=back, zorder=1.5, **style)
 
 
 def partial_chart(frame: pd.DataFrame) -> list[Axes]:

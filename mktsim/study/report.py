@@ -127,7 +127,7 @@ def draw(frame: pd.DataFrame, provenance: Provenance) -> dict[str, tuple[str, by
         File name to title and PNG.
     """
     made: dict[str, tuple[str, bytes]] = {}
-    note = f"seed {provenance.seed}; {provenance.machine}; {provenance.date}"
+    note = f"Seed {provenance.seed}; {provenance.machine}; {provenance.date}"
 
     def keep(name: str, title: str, axes: Sequence[Axes], text: str) -> None:
         charts.annotate(axes, title=title, caption=f"{text} Bars and bands are 95 % intervals. {note}.")
@@ -146,7 +146,7 @@ def draw(frame: pd.DataFrame, provenance: Provenance) -> dict[str, tuple[str, by
     for preset, part in fan_out.groupby("preset", sort=False):
         panels = charts.new_axes(2, height=4.9)
         if str(preset).startswith("same-zone"):  # The same program on one machine, for comparison.
-            top = live[live["series"] == STATEMENTS[0][0]].assign(series="one process on one machine scans all vendors")
+            top = live[live["series"] == STATEMENTS[0][0]].assign(series="one process on one machine, on disk")
             part = pd.concat([top, part])
         styles = charts.series_styles(part)
         for ax, statistic in zip(panels, ("p50", "p99"), strict=True):
@@ -155,7 +155,7 @@ def draw(frame: pd.DataFrame, provenance: Provenance) -> dict[str, tuple[str, by
         low = min(panel.get_ylim()[0] for panel in panels)
         high = max(panel.get_ylim()[1] for panel in panels)
         for ax in panels:
-            ax.set(ylim=(low, high), xlim=(7, 1.4e6))
+            ax.set(ylim=(low, high), xlim=(0.7, 1.4e6))
         n = _range(part[part["kind"] == "simulated"]["n"])
         keep(
             f"fan-out-{str(preset).split()[0]}.png", f"Fan-out width, preset {preset}", panels,

@@ -85,9 +85,9 @@ class StudySize:
         Mean number of products of a vendor on disk.
     """
 
-    live_vendors: tuple[int, ...] = (10, 100, 1_000, 10_000)
+    live_vendors: tuple[int, ...] = (1, 10, 100, 1_000, 10_000)
     repeats: int = 20
-    sim_vendors: tuple[int, ...] = (10, 100, 1_000, 10_000, 100_000, 1_000_000)
+    sim_vendors: tuple[int, ...] = (1, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
     requests: int = 300
     calls: int = 300_000_000
     window_calls: int = 30_000_000

@@ -53,7 +53,9 @@ LEAVES: Final = (1, 100, 1_000)
 #: Leaf's quantiles after which a second copy is sent; 0 is at once, 1 never.
 DELAYS: Final = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999)
 _P: Final = (0.5, 0.99, 0.999)
-_NODES: Final = 2_000
+#: Backlogs are summed over so many cells, up to so many times their mean.
+_CELLS: Final = 4_000
+_REACH: Final = 40.0
 _LINK_MS: Final = 0.2
 _CANCEL_MS: Final = 0.2
 #: Requests of a replication on which copies are counted.
@@ -86,11 +88,8 @@ class Leaf:
 
     def survival(self, t_ms: float) -> float:
         """P(the leaf takes longer than `t_ms`)."""
-        waits, weight, idle = self._waits()
-        rest = t_ms - 2 * _LINK_MS
-        below = idle * float(self.service.cdf(rest)) if idle else 0.0
-        if weight:
-            below += weight * float(np.mean(self.service.cdf(rest - waits)))
+        waits, chances = self._waits()
+        below = float(np.sum(chances * self.service.cdf(t_ms - 2 * _LINK_MS - waits)))
         return min(1.0, max(0.0, 1.0 - below))
 
     def quantile(self, p: float) -> float:
@@ -106,24 +105,26 @@ class Leaf:
 
     def both_served(self, delay_ms: float) -> float:
         """P(tied copies are both served): they begin within the time of a cancellation, and no answer is back."""
-        waits, weight, idle = self._waits()
-        first = np.concatenate([[0.0], waits])
-        chance = np.concatenate([[idle], np.full(len(waits), weight / max(1, len(waits)))])
-        late = 1 - np.asarray(self.service.cdf(delay_ms - 2 * _LINK_MS - first), float)
-        # The twin's wait must fall within a cancellation's time of the first copy's.
-        order = np.argsort(first, kind="stable")
-        total = np.concatenate([[0.0], np.cumsum(chance[order])])
-        low = np.searchsorted(first[order], first - delay_ms - _CANCEL_MS, side="right")
-        high = np.searchsorted(first[order], first - delay_ms + _CANCEL_MS, side="left")
-        return float(np.sum(chance * late * (total[high] - total[low])))
+        waits, chances = self._waits()
+        late = 1 - np.asarray(self.service.cdf(delay_ms - 2 * _LINK_MS - waits), float)
+        # The twin's wait must fall within a cancellation's time of what is left of the first copy's.
+        left = waits - delay_ms
+        near = self._waits_below(left + _CANCEL_MS) - self._waits_below(np.nextafter(left - _CANCEL_MS, math.inf))
+        return float(np.sum(chances * late * near))
 
-    def _waits(self) -> tuple[NDArray[np.float64], float, float]:
-        """Return backlogs of equal chance, their chance together, and that of none."""
+    def _waits(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return backlogs and their chances: none, or exponential, in cells for which their middles stand."""
         if not self.utilisation:
-            return np.empty(0), 0.0, 1.0
-        u = (np.arange(_NODES) + 0.5) / _NODES
-        idle = 1.0 - self.utilisation
-        return Background(self.utilisation, self.service_ms).sample(idle + self.utilisation * u), self.utilisation, idle
+            return np.zeros(1), np.ones(1)
+        mean_ms = self.service_ms / (1 - self.utilisation)
+        edges = np.linspace(0.0, _REACH, _CELLS + 1)
+        busy = self.utilisation * -np.diff(np.exp(-edges))
+        return np.append(0.0, mean_ms * (edges[:-1] + edges[1:]) / 2), np.append(1 - self.utilisation, busy)
+
+    def _waits_below(self, w_ms: NDArray[np.float64]) -> NDArray[np.float64]:
+        """P(a backlog is below `w_ms`), by its law."""
+        mean_ms = self.service_ms / (1 - self.utilisation)
+        return np.where(w_ms > 0, 1 - self.utilisation * np.exp(-np.maximum(w_ms, 0.0) / mean_ms), 0.0)
 
 
 def _solved(excess: Any) -> float:
