@@ -702,7 +702,7 @@ def test_the_machine_covers_the_whole_public_interface() -> None:
     """What is public and not used above is tested by a file of its own, named here."""
     elsewhere = {
         *("open", "from_frames", "query", "explain", "stream", "network", "calls", "ring", "store", "on"),
-        *("split_shard", "merge_shards", "rebalance", "alarm"),
+        *("split_shard", "merge_shards", "rebalance", "alarm", "limits", "replicated", "staleness"),
     }
     used = set(re.findall(r"\.(\w+)", Path(__file__).read_text())) | {
         "suspend",
