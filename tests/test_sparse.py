@@ -62,6 +62,11 @@ def test_a_reader_answers_from_packed_and_whole_images_in_turn(tmp_path: Path) -
     template.close()
 
 
+def test_a_page_is_of_the_size_that_reading_takes_for_granted() -> None:
+    """`ImageFile.xRead` shifts by nine bits."""
+    assert PAGE_SIZE_BYTES == 1 << 9
+
+
 def test_a_small_vendor_takes_half_the_bytes(tmp_path: Path) -> None:
     """Ten products and all nouns of the market: at most 8 KB a vendor, everything included."""
     rows = [(f"p{n}", "v", f"SKU-{n}", f"product {n}", None, "audio", 9.99, 4.5, 3, "2026-01-01") for n in range(10)]

@@ -100,7 +100,9 @@ class ShardScanner:
             closing(_images(connection, vendor_ids, as_of)) as rows,
         ):
             for vendor_id, new_digest, image in rows:
-                layout = layouts.get(image[:HEAD]) or self._layout(vendor_id, image)
+                layout = layouts.get(image[:HEAD])
+                if layout is None or layout[3] != len(image):
+                    layout = self._layout(vendor_id, image)
                 if new_digest != digest:
                     digest = new_digest
                     reader = readers.serve(digest, image, layout)
@@ -154,7 +156,9 @@ class ShardScanner:
             closing(_images(connection, vendor_ids, as_of)) as rows,
         ):
             for vendor_id, new_digest, image in rows:
-                layout = layouts.get(image[:HEAD]) or self._layout(vendor_id, image)
+                layout = layouts.get(image[:HEAD])
+                if layout is None or layout[3] != len(image):
+                    layout = self._layout(vendor_id, image)
                 if new_digest != digest:
                     digest = new_digest
                     reader = readers.serve(digest, image, layout)
