@@ -23,7 +23,14 @@ ROOMS = {
     "objects": ("Durable objects", ["mktsim.objects"]),
     "placement": ("Placement", ["mktsim.placement"]),
     "sim": ("The simulated world", ["mktsim.sim"]),
-    "study": ("Studies", ["mktsim.study", "mktsim.study.analytic", "mktsim.study.charts"]),
+    "study": (
+        "Studies",
+        [
+            *("mktsim.study", "mktsim.study.analytic", "mktsim.study.arrivals", "mktsim.study.live"),
+            *("mktsim.study.prediction", "mktsim.study.charts"),
+        ],
+    ),
+    "cluster": ("Past one machine", ["mktsim.cluster", "mktsim.limits"]),
     "explore": ("Explorers", ["mktsim.explore"]),
     "storage": ("Storage", ["mktsim.storage"]),
     "testing": ("Testing your own statements", ["mktsim.testing"]),
