@@ -12,7 +12,7 @@ from hypothesis import given, note
 from hypothesis import strategies as st
 
 from mktsim.sql import twophase
-from mktsim.testing import Grammar, Mismatch, check_statement, make_coordinator
+from mktsim.testing import Case, Grammar, Mismatch, TableData, check_statement, make_coordinator
 
 
 @given(st.randoms(use_true_random=False))
@@ -101,3 +101,12 @@ def _slow_partial(values):
     total = ExactSum()
     total.add(values)
     return total.pack()
+
+
+def test_the_judge_reads_text_as_numbers_where_sqlite_misses_the_correct_rounding() -> None:
+    """A tiny number decides a tie: SQLite loses it, and the rational sum must judge, text among the values or not."""
+    rows = (("a ",), (9007199254740993,), (None,), (100,), (5e-324,), ("b",))
+    case = Case(tables=(TableData(name="t", columns=("a",), rows=rows),), vendors=4, owners={"t": (3, 1, 2, 0, 3, 1)})
+    result = check_statement("SELECT AVG(a), SUM(a) FROM t", case)
+    assert result is not None
+    assert result.rows == [(9007199254741094 / 5, 9007199254741094.0)]
