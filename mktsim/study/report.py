@@ -61,6 +61,9 @@ class Provenance:
         return cls(seed, date, machine, versions, asdict(size))
 
 
+ON_DISK = "one process on one machine, on disk, all scanned"
+
+
 def estimate(frame: pd.DataFrame, *, brief: bool = False, **where: Any) -> str:
     """Return an estimate with its interval as text, picked by column values; empty where there is none.
 
@@ -139,14 +142,17 @@ def draw(frame: pd.DataFrame, provenance: Provenance) -> dict[str, tuple[str, by
     charts.line_chart(live, x_label=vendors, y_label="wall time (p50), ms", ax=ax)
     keep(
         "live.png", "Exact answers over vendors on disk", [ax],
-        f"Packed store, one process, warm; median of n = {int(live['n'].min())}; every answer was checked against one "
+        "Packed store, one process, warm, all vendors scanned; "
+        f"median of n = {int(live['n'].min())}; every answer was checked against one "
         "SQLite that holds all rows.",
     )  # fmt: skip
     fan_out = frame[frame["study"] == "fan-out"]
     for preset, part in fan_out.groupby("preset", sort=False):
         panels = charts.new_axes(2, height=4.9)
         if str(preset).startswith("same-zone"):  # The same program on one machine, for comparison.
-            top = live[live["series"] == STATEMENTS[0][0]].assign(series="one process on one machine, on disk")
+            top = live[live["series"] == STATEMENTS[0][0]].assign(
+                series="one process on one machine, on disk, all scanned"
+            )
             part = pd.concat([top, part])
         styles = charts.series_styles(part)
         for ax, statistic in zip(panels, ("p50", "p99"), strict=True):
