@@ -277,6 +277,11 @@ class ClusterExecutor(Executor):
     # -- what it shows ------------------------------------------------------------------------------------------
 
     @property
+    def workers(self) -> int:
+        """How many workers there were when it was last looked; none before the first task."""
+        return len(self._ring)
+
+    @property
     def dashboard_link(self) -> str | None:
         """Where Dask shows what the workers do, None where it does not."""
         return None if self._is_shut else self._client.dashboard_link or None

@@ -266,13 +266,17 @@ class QueryCoordinator:
             if not routed and not pruned:
                 repeats = deadline is None and not allow_partial
                 less = None if policy.visit_all else self._less(planner, plan, values, targets, repeats=repeats)
+            reading, here = "", False
             planned = perf_counter()
             spared = await less.run(self._node, request, self._visiting(less, policy)) if less is not None else None
             if less is not None and spared is not None:
-                asked, pruned = less.visits, less.vendors - less.visits
+                asked, pruned, reading = less.visits, less.vendors - less.visits, less.why
             else:
                 asked = _width(targets)
-                request = request.replace(keep=less.most_bytes) if isinstance(less, Repeat) else request
+                if targets and not routed and not pruned and self._workers:
+                    here, reading = self._where(plan, asked)
+                keep = less.most_bytes if isinstance(less, Repeat) else 0
+                request = request.replace(here=here, keep=keep) if here or keep else request
             scatter: Scatter | Outcome
             with self._arrivals(plan, targets, routed or spared is not None) as (arrivals, take_in):
                 if spared is not None:
@@ -301,8 +305,7 @@ class QueryCoordinator:
                     rows = self._gather(plan, gathered, values, deadline, self._unix_ms())
             finished = perf_counter()
             if not failures and not routed and getattr(asyncio.get_running_loop(), "unix_time", None) is None:
-                way = "scan" if spared is None or (isinstance(less, Pruned) and less.has_scanned) else "visit"
-                self._costs[plan.statement.sql].learn(way, asked, scattered - planned)
+                self._learn(plan, less if spared is not None else None, asked, scattered - planned, partials, here)
         answered = sum(partial.answered for partial in partials.values())
         stats = QueryStats(
             tier="route" if routed else plan.tier,
@@ -317,7 +320,7 @@ class QueryCoordinator:
                 "total": finished - started,
             },
             calls=scatter.calls,
-            reading=less.why if less is not None and spared is not None else "",
+            reading=reading,
             stale=Staleness.worst(partial.stale for partial in partials.values()),
         )
         if not failures:
@@ -398,9 +401,9 @@ class QueryCoordinator:
         named: list[str] = []
         if vendors < vendors + pruned:
             named = [key for scanner, only in targets for key in ([scanner.id] if only is None else only)]
-        return Explanation.of(
-            plan, vendors=vendors, pruned=pruned, only=tuple(sorted(named)) if named else None, routed=routed
-        )
+        only = tuple(sorted(named)) if named else None
+        reading = self._where(plan, vendors)[1] if targets and not routed and not pruned and self._workers else ""
+        return Explanation.of(plan, vendors=vendors, pruned=pruned, only=only, routed=routed, reading=reading)
 
     # -- who is asked what ----------------------------------------------------------------------------------------
 
@@ -417,7 +420,9 @@ class QueryCoordinator:
             return [], False, width
         keys = planner.shard_keys(plan, values)
         if keys is None:
-            return [(scanner, None) for scanner in self._top], False, 0
+            # The longest work first, so that worker processes end together.
+            top = sorted(self._top, key=_by_width) if self._by_vendor and self._workers else self._top
+            return [(scanner, None) for scanner in top], False, 0
         targets: list[Target] = []
         for scanner in self._leaves:
             if isinstance(scanner, ShardScanner):
@@ -454,6 +459,37 @@ class QueryCoordinator:
         if pruned is not None or not may_repeat:
             return pruned
         return Repeat.of(self._partials, plan, values, summaries, costs, look=look)
+
+    @property
+    def _workers(self) -> int:
+        """How many processes scan shards for this one; 0 where it scans them itself."""
+        first = self._leaves[0] if self._by_vendor else None
+        return first.processes if isinstance(first, ShardScanner) else 0
+
+    def _where(self, plan: Plan, vendors: int) -> tuple[bool, str]:
+        """Return whether to scan in this process though there are workers, and the words for it."""
+        if self._costs[plan.statement.sql].scans_here(vendors, self._workers):
+            return True, f"scanned in this process: {vendors:,} vendors are not worth handing to other processes"
+        return False, f"scanned by {self._workers} worker process{'es' if self._workers > 1 else ''}"
+
+    def _learn(
+        self,
+        plan: Plan,
+        less: Pruned | Repeat | None,
+        asked: int,
+        wall_s: float,
+        partials: Mapping[str, Partial],
+        here: bool,
+    ) -> None:
+        """Take in what reading so many vendors in some way has cost."""
+        costs = self._costs[plan.statement.sql]
+        busy_s = sum(partial.busy_s for partial in partials.values())
+        if less is not None and not (isinstance(less, Pruned) and less.has_scanned):
+            costs.learn("visit", asked, wall_s)
+        elif self._workers and busy_s and not here:
+            costs.learn_handed_out(asked, busy_s=busy_s, wall_s=wall_s, workers=self._workers)
+        else:
+            costs.learn("scan", asked, wall_s)
 
     def _visiting(self, less: Pruned | Repeat, policy: ScatterPolicy) -> ScatterPolicy:
         """Return the policy of visits: what is to be kept is asked of nobody who may be behind."""
@@ -671,6 +707,10 @@ def _checked_policy(policy: Any) -> ScatterPolicy:
 
 def _from_replicas(partials: Mapping[str, Partial]) -> bool:
     return any(partial.stale is not None for partial in partials.values())
+
+
+def _by_width(scanner: ScatterTarget) -> int:
+    return -scanner.width
 
 
 def _width(targets: Iterable[Target]) -> int:

@@ -4,9 +4,10 @@ Theory of operation
 -------------------
 A vendor is *scanned* in the order of a shard file, or *visited*, looked up by its id, which costs more each and spares
 all others. Visits are cheap enough to be made in the coordinator's process until they outweigh the *call* of a worker
-process. Each cost is a running mean (a quarter of the newest measurement), from a prior that is right to a factor of
-two or so on the machine it was looked at. Measurements of fewer than `_LEAST` vendors say more about overheads and are
-left out.
+process. A scan is *handed out* to worker processes at first, who say how long they were busy; where that takes longer
+than a scan in the coordinator's process would, the next one stays here. Each cost is a running mean (a quarter of the
+newest measurement), from a prior that is right to a factor of two or so on the machine it was looked at. Measurements
+of fewer than `_LEAST` vendors say more about overheads and are left out.
 
 Under simulation nothing is measured, so that a run does not depend on the machine: the priors stand.
 """
@@ -33,6 +34,8 @@ class Costs:
         A vendor read in a scan, and one looked up by its id, microseconds.
     call_us : float
         A request to a worker process and back, microseconds; not measured.
+    hand_out_us : float or None
+        A scan by worker processes beyond its even share of their work, microseconds; None before one was measured.
 
     Examples
     --------
@@ -42,11 +45,17 @@ class Costs:
     >>> costs.learn("scan", 1_000, 0.012)
     >>> costs.scan_us
     9.0
+    >>> costs.scans_here(1_000, workers=2)
+    False
+    >>> costs.learn_handed_out(1_000, busy_s=0.009, wall_s=0.0095, workers=2)
+    >>> costs.hand_out_us, costs.scans_here(1_000, workers=2), costs.scans_here(10_000, workers=2)
+    (5000.0, True, False)
     """
 
     scan_us: float = 8.0
     visit_us: float = 20.0
     call_us: float = 1_000.0
+    hand_out_us: float | None = None
 
     def prefers_visits(self, visits: int, vendors: int) -> bool:
         """Whether to visit so many vendors costs less than to scan all."""
@@ -56,6 +65,13 @@ class Costs:
         """Whether so many visits are not worth so many calls of worker processes."""
         return visits * self.visit_us <= calls * self.call_us
 
+    def scans_here(self, vendors: int, workers: int) -> bool:
+        """Whether a scan of so many vendors is known to take longer where so many workers share it."""
+        if self.hand_out_us is None:
+            return False
+        alone_us = vendors * self.scan_us
+        return alone_us <= alone_us / workers + self.hand_out_us
+
     def learn(self, way: str, vendors: int, wall_s: float) -> None:
         """Take in that so many vendors were read one way (``scan`` or ``visit``) in so many seconds."""
         if vendors < _LEAST:
@@ -64,6 +80,15 @@ class Costs:
         prior = getattr(_PRIOR, name)
         seen = min(max(1e6 * wall_s / vendors, prior / _MOST), prior * _MOST)
         setattr(self, name, (1 - _SHARE) * getattr(self, name) + _SHARE * seen)
+
+    def learn_handed_out(self, vendors: int, *, busy_s: float, wall_s: float, workers: int) -> None:
+        """Take in that workers were busy for so many seconds, added up, in a scan that took so many."""
+        if vendors < _LEAST:
+            return
+        self.learn("scan", vendors, busy_s)
+        seen = min(max(1e6 * (wall_s - busy_s / workers), 0.0), _PRIOR.call_us * _MOST)
+        before = seen if self.hand_out_us is None else self.hand_out_us
+        self.hand_out_us = (1 - _SHARE) * before + _SHARE * seen
 
     def __str__(self) -> str:
         return f"{self.scan_us:.1f} us a vendor scanned, {self.visit_us:.1f} us visited"

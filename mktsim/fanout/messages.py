@@ -118,6 +118,8 @@ class Partial:
         The same by blocks of vendors, where it was asked for and is not too much.
     stale : Staleness or None
         How far behind the replicas were that it came from; None where it is what the vendors themselves say.
+    busy_s : float
+        How long a worker process was at it, seconds; 0 where none was.
     """
 
     segments: list[Segment]
@@ -126,3 +128,4 @@ class Partial:
     failures: Mapping[str, Exception] = field(default_factory=lambda: _NOBODY)
     blocks: Blocks | None = None
     stale: Staleness | None = None
+    busy_s: float = 0.0

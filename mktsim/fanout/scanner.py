@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor
+from dataclasses import replace
 from time import perf_counter
 from typing import Any, Final, Protocol
 
@@ -280,6 +282,15 @@ class ShardScanner:
         """The store's set-up registers them."""
         return True
 
+    @property
+    def processes(self) -> int:
+        """How many other processes may scan at a time; 0 where none does."""
+        if self._executor is None:
+            return 0
+        cores = os.cpu_count() or 1
+        own = getattr(self._executor, "workers", None)
+        return own or min(getattr(self._executor, "_max_workers", cores), cores)
+
     def covers(self, vendor_id: str) -> bool:
         """Whether the vendor is in this shard."""
         return self._store.shard_of(vendor_id) == self.id and vendor_id in self._store
@@ -436,6 +447,11 @@ def _partial(segments: Sequence[Segment], answered: int) -> Partial:
 
 def scan_shard(path: str, request: ScatterRequest) -> Partial:
     """Scan one packed shard file and combine what it holds: what a worker process runs."""
+    started = perf_counter()
+    return replace(_scanned(path, request), busy_s=perf_counter() - started)
+
+
+def _scanned(path: str, request: ScatterRequest) -> Partial:
     from mktsim.storage.packed import open_scanner
 
     scanner = open_scanner(path, prepare)
