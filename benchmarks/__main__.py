@@ -1,4 +1,7 @@
-"""The command: ``python -m benchmarks [--quick] [--only NAME] [--check FILE]``."""
+"""The command: ``python -m benchmarks [--quick] [--only NAME] [--check FILE]``.
+
+Ratios to named peers come first, then tables that have no peer: how times grow, what planning costs and ships, TPC-H.
+"""
 
 from __future__ import annotations
 
@@ -8,57 +11,127 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
+import pandas as pd
 from rich.console import Console
 
-from benchmarks import cluster, fanout, placement, prediction, report, runtime, simulation, sql
+from benchmarks import (
+    cluster,
+    fanout,
+    growth,
+    million,
+    orders,
+    placement,
+    planning,
+    prediction,
+    report,
+    runtime,
+    simulation,
+    sql,
+    tpch,
+)
 from benchmarks.measure import QUICK, Figure, Sizes, measure
+from benchmarks.peers import PeerMissingError
+from mktsim.errors import CalibrationError
 
+#: Ratios.
 MODULES = {
     "fanout": fanout,
+    "million": million,
+    "orders": orders,
     "placement": placement,
     "simulation": simulation,
     "sql": sql,
     "runtime": runtime,
     "cluster": cluster,
 }
+#: Tables.
+TABLES = ("growth", "planning", "tpch", "prediction")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, show, write; return 1 where ``--check`` finds a regression."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Ratios to what one would write instead.")
-    parser.add_argument("--quick", action="store_true", help="smaller and fewer rounds: about a minute")
-    parser.add_argument("--only", action="append", choices=[*MODULES], help="one module; may be given more than once")
+    parser.add_argument("--quick", action="store_true", help="smaller and fewer rounds: some minutes")
+    names = [*MODULES, *TABLES]
+    parser.add_argument("--only", action="append", choices=names, help="one part; may be given more than once")
     parser.add_argument("--seed", type=int, default=20261122, help="of catalogues, keys and durations")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder of benchmarks.json and benchmarks.md")
     parser.add_argument("--check", type=Path, metavar="FILE", help="a benchmarks.json to compare with")
-    parser.add_argument("--predict", action="store_true", help="only: the runtime's largest size from its small ones")
     options = parser.parse_args(arguments)
     if options.check is not None and not options.check.is_file():
         parser.error(f"--check: there is no file {str(options.check)!r}")
-    if options.predict:
-        return prediction.report(quick=options.quick, seed=options.seed, out=options.out)
     sizes = QUICK if options.quick else Sizes()
     progress, shown = Console(stderr=True), Console()
     if not shown.is_terminal:
         shown = Console(width=220)
     about = report.conditions(sizes, options.seed)
     figures: list[Figure] = []
+    tables: dict[str, pd.DataFrame] = {}
+    chosen = options.only or names
     try:
-        for name in options.only or MODULES:
+        for name in [name for name in MODULES if name in chosen]:
             with closing(MODULES[name].subjects(sizes, options.seed)) as subjects:
-                for subject in subjects:
-                    progress.print(f"{name}: {subject.name}", style="dim")
-                    figures += measure(subject, rounds=sizes.rounds, subject_s=sizes.subject_s)
+                try:
+                    for subject in subjects:
+                        progress.print(f"{name}: {subject.name}", style="dim")
+                        figures += measure(subject, rounds=sizes.rounds, subject_s=sizes.subject_s)
+                except PeerMissingError as error:
+                    progress.print(f"{name} is left out: {error}", style="bold red")
+        for name in [name for name in TABLES if name in chosen]:
+            progress.print(f"{name}: a table", style="dim")
+            try:
+                tables |= _tables(name, sizes, options)
+            except (PeerMissingError, CalibrationError) as error:
+                progress.print(f"{name} is left out: {error}", style="bold red")
     except KeyboardInterrupt:
         progress.print("interrupted: what was measured so far follows, nothing was written")
         shown.print(report.table(figures))
         return 130
-    shown.print(report.table(figures))
+    if figures:
+        shown.print(report.table(figures))
+    for title, frame in tables.items():
+        shown.print(f"\n{title}\n{report.plain(frame)}", markup=False, highlight=False)
     regressions = report.regressions(figures, options.check) if options.check else []
-    report.write(options.out, figures, about)
+    report.write(options.out, figures, about, tables)
     for line in regressions:
         progress.print(f"worse by more than a third: {line}", style="bold red")
     return 1 if regressions else 0
+
+
+def _tables(name: str, sizes: Sizes, options: argparse.Namespace) -> dict[str, pd.DataFrame]:
+    """Measure what has no peer; return tables by their titles, and write the chart of growth."""
+    if name == "growth":
+        frame = growth.run(sizes, options.seed)
+        options.out.mkdir(parents=True, exist_ok=True)
+        caption = (
+            f"Medians of {growth.REPEATS} queries or {growth.ORDERS} orders and point queries, warm; a market is "
+            f"generated once. {sizes.products} products a vendor; scans by one process a core unless it says one; "
+            f"seed {options.seed}."
+        )
+        (options.out / "growth.png").write_bytes(growth.chart(frame, caption))
+        columns = ["series", "x", "estimate", "low", "high", "n"]
+        return {
+            "Growth: median times in ms by the number of vendors": frame[columns],
+            "Growth: slopes on log axes over the larger half of the fleets": growth.slopes(frame),
+        }
+    if name == "planning":
+        return {
+            "Planning: cold and cached, and what travels": pd.DataFrame(planning.run(options.quick)),
+            "The ten largest groups, by rounds of a threshold algorithm": pd.DataFrame(
+                planning.groups_shipped(options.quick)
+            ),
+        }
+    if name == "prediction":
+        size = prediction.QUICK if options.quick else {}
+        frame, calibration = prediction.predict_runtime(seed=options.seed, **size)
+        kept = ["kind", "statistic", "unit", "x", "estimate", "low", "high", "n"]
+        return {
+            "The platform's own runtime, calibrated on few objects": calibration.cells,
+            "The platform's own runtime, predicted at more objects and measured": frame[kept],
+        }
+    if tpch.generator() is None:
+        raise PeerMissingError("TPC-H's generator is not installed")
+    return {"TPC-H's queries beside one SQLite": pd.DataFrame(tpch.run(options.quick))}
 
 
 if __name__ == "__main__":

@@ -3,8 +3,7 @@
 The fleet is the market's own schema in a packed store, `products` products a vendor. The peers:
 
 * *scanner loop*: next image, the same scatter statement, extend a list; no planner, no merge;
-* *bare loop*: the same written out over :class:`mktsim.storage.vfs.Reader` with nothing that is not needed, no checks
-  and no names of vendors: the floor of this way to store;
+* *bare loop*: `benchmarks.bare`, the same written out, the floor of this way to store;
 * *threads*: a pool, one file a vendor of SQLite's default page size in rollback-journal mode (a descriptor each), the
   standard library's driver, connections kept open as far as descriptors allow, and a merge in Python that
   concatenates, sorts and adds. Once with a task a vendor, as most would write it; once with a task a thread;
@@ -31,6 +30,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from benchmarks.bare import BareLoop
 from benchmarks.measure import Contender, Sizes, Subject
 from mktsim.fanout import QueryResult, ScatterPolicy
 from mktsim.market import Marketplace
@@ -38,10 +38,8 @@ from mktsim.market.catalogue import COLUMNS, catalogue
 from mktsim.market.layout import find_layout
 from mktsim.market.nouns import SCHEMA, Product
 from mktsim.sql import GatherEngine, Planner, register
-from mktsim.sqlite import SQLITE_OPEN_READONLY, Connection, connect
+from mktsim.sqlite import Connection, connect
 from mktsim.storage import VendorStore, open_scanner
-from mktsim.storage.sparse import HEAD, Bases
-from mktsim.storage.vfs import Reader
 
 Row = tuple[Any, ...]
 Tables = dict[str, list[Row]]
@@ -204,28 +202,9 @@ class Fleet:
         return run
 
     def _bare_loop(self, sql: str, query: Query) -> Callable[[], list[Row]]:
-        files = [connect(str(path), flags=SQLITE_OPEN_READONLY) for path in self.paths]
-        for file in files:
-            self.stack.callback(file.close)
-            file.execute("PRAGMA mmap_size = 1099511627776").fetchall()
-        image = next(image for file in files for (image,) in file.execute("SELECT image FROM vendors LIMIT 1"))
-        bases = Bases(self.paths[0].parent)
-        reader = Reader(image, register, bases.layout(image))
-        self.stack.callback(reader.close)
-        served, params, layouts = reader.file, query.scatter_params, bases.layouts
-        execute = reader.connection.cursor().execute
-
-        def run() -> list[Row]:
-            rows: list[Row] = []
-            extend = rows.extend
-            for file in files:
-                for (served.image,) in file.execute("SELECT image FROM vendors ORDER BY id"):
-                    served.layout = layouts.get(served.image[:HEAD]) or bases.layout(served.image)
-                    served.is_new = True
-                    extend(execute(sql, params))
-            return rows
-
-        return run
+        loop = BareLoop(self.paths)
+        self.stack.callback(loop.close)
+        return lambda: loop.run(sql, query.scatter_params)
 
     def _threads(self, query: Query, tasks: int | None, *, reopen: bool = False) -> Callable[[], list[Row]]:
         sources: list[Any] = self.files if reopen else [*self.open_files, *self.closed_files]

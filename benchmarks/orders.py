@@ -1,11 +1,11 @@
-"""What a durable order costs: ``python -m benchmarks.orders [--quick]``.
+"""What a durable order costs, against one transaction for each order in one SQLite file.
 
 Rules
 -----
 Every order is on disk before it is acknowledged, ours and the peer's (a write-ahead log, ``synchronous = FULL``). The
-floor is what one writes without any of this: one SQLite file, and for each order one transaction that inserts it and
-takes its stock. Ours places the same number of orders through the whole path: cart, outbox, log, vendor, inbox, ledger;
-the clock stops once all events are delivered and settled as well.
+peer is the floor, what one writes without any of this: for each order one transaction that inserts it and takes its
+stock. Ours places the same number of orders through the whole path: cart, outbox, log, vendor, inbox, ledger; the clock
+stops once all events are delivered and settled as well. Each round begins with a new market and a new file.
 
 What this does not do
 ---------------------
@@ -15,94 +15,114 @@ It says nothing of a machine whose disk does not wait: there group commit has no
 from __future__ import annotations
 
 import asyncio
-import json
-import sys
-import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from statistics import median
-from time import perf_counter
-from typing import Any
+from tempfile import TemporaryDirectory
 
+from benchmarks.measure import Contender, Sizes, Subject
 from mktsim.market import Cart, Marketplace
-from mktsim.sqlite import connect
+from mktsim.sqlite import Connection, connect
+
+VENDORS = 200
+#: Kind of store, customers at a time; and by how much fewer orders are placed where each waits for the disk.
+CASES = (("packed", 1, 10), ("packed", 32, 1), ("packed", 256, 1), ("directory", 32, 10))
 
 
-def run(quick: bool = False) -> list[dict[str, Any]]:
-    """Measure and return one row per subject: orders per second, and the ratio to the floor of the same round."""
-    orders, vendors, rounds = (300, 50, 3) if quick else (2_000, 200, 5)
-    results: dict[str, list[tuple[float, float]]] = {}
-    for _ in range(rounds):
-        with tempfile.TemporaryDirectory() as folder:
-            floor = _floor(Path(folder) / "floor.sqlite", orders)
-            for store, many, concurrency in (
-                ("packed", vendors, 1),
-                ("packed", vendors, 32),
-                ("packed", vendors, 256),
-                ("directory", vendors, 32),
-                ("directory", 1, 32),
-            ):
-                some = orders // 10 if concurrency == 1 or store == "directory" else orders
-                path = Path(folder) / f"market-{store}-{many}-{concurrency}"
-                rate = asyncio.run(_ours(path, store, some, many, concurrency))
-                where = "one shard file" if store == "packed" else "a file a vendor"
-                name = f"{where}, {many} vendor{'s' * (many > 1)}, {concurrency} customers at a time"
-                results.setdefault(name, []).append((rate, floor))
-    return [
-        {
-            "subject": f"durable orders, {name}",
-            "orders": orders,
-            "rounds": rounds,
-            "orders_per_s": round(median(rate for rate, _ in rates), 1),
-            "floor_orders_per_s": round(median(floor for _, floor in rates), 1),
-            "times_the_floor": round(median(rate / floor for rate, floor in rates), 2),
-        }
-        for name, rates in results.items()
-    ]
+def subjects(sizes: Sizes, seed: int) -> Iterator[Subject]:
+    """Yield one subject for each kind of store and number of customers."""
+    del seed  # Nothing is drawn.
+    for store, customers, fewer in CASES:
+        vendors, orders = min(VENDORS, sizes.orders), max(1, sizes.orders // fewer)
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(TemporaryDirectory(prefix="mktsim-benchmark-")))
+            ours = _Ours(stack, folder, store, vendors, customers, orders)
+            floor = _Floor(stack, folder, orders)
+            where = "one shard file" if store == "packed" else "a file a vendor"
+            yield Subject(
+                f"durable orders, {where}, {vendors} vendors, {customers} customer{'s' * (customers > 1)} at a time",
+                "order",
+                orders,
+                Contender("Marketplace.place_order", ours.run, before=ours.renew),
+                (Contender("a transaction an order in one SQLite file", floor.run, before=floor.renew),),
+            )
 
 
-def _floor(path: Path, orders: int) -> float:
-    """Return orders per second of one transaction per order in a loop."""
-    db = connect(str(path))
-    try:
-        db.execute("PRAGMA journal_mode = WAL").fetchall()
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("CREATE TABLE products(id TEXT PRIMARY KEY, stock INTEGER)")
-        db.execute("CREATE TABLE orders(id TEXT PRIMARY KEY, customer TEXT, items TEXT, status TEXT)")
-        db.execute("INSERT INTO products VALUES('p', 1000000)")
-        start = perf_counter()
-        for number in range(orders):
-            db.execute("BEGIN IMMEDIATE")
-            db.execute("UPDATE products SET stock = stock - 1 WHERE id = 'p' AND stock >= 1")
-            db.execute("INSERT INTO orders VALUES(?, 'zoe', '[]', 'accepted')", (f"order-{number}",))
-            db.execute("COMMIT")
-        return orders / (perf_counter() - start)
-    finally:
-        db.close(True)
+class _Floor:
+    """One SQLite file, new for each round."""
+
+    def __init__(self, stack: ExitStack, folder: Path, orders: int) -> None:
+        self._folder, self._orders, self._round = folder, orders, 0
+        self._file: Connection | None = None
+        stack.callback(self._close)
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close(True)
+
+    def renew(self) -> None:
+        """Begin with a new file."""
+        self._close()
+        self._round += 1
+        file = self._file = connect(str(self._folder / f"floor-{self._round}.sqlite"))
+        file.execute("PRAGMA journal_mode = WAL").fetchall()
+        file.execute("PRAGMA synchronous = FULL")
+        file.execute("CREATE TABLE products(id TEXT PRIMARY KEY, stock INTEGER)")
+        file.execute("CREATE TABLE orders(id TEXT PRIMARY KEY, customer TEXT, items TEXT, status TEXT)")
+        file.execute("INSERT INTO products VALUES('p', 1000000)")
+
+    def run(self) -> int:
+        """Place the orders; return how many there are."""
+        assert self._file is not None
+        execute = self._file.execute
+        for number in range(self._orders):
+            execute("BEGIN IMMEDIATE")
+            execute("UPDATE products SET stock = stock - 1 WHERE id = 'p' AND stock >= 1")
+            execute("INSERT INTO orders VALUES(?, 'zoe', '[]', 'accepted')", (f"order-{number}",))
+            execute("COMMIT")
+        return int(execute("SELECT COUNT(*) FROM orders").get)
 
 
-async def _ours(path: Path, store: str, orders: int, vendors: int, concurrency: int) -> float:
-    """Return orders per second, each acknowledged by its vendor."""
-    async with Marketplace.open(path, store=store, shards=1) as market:
-        stubs = [market.vendor(f"vendor-{number}") for number in range(vendors)]
+class _Ours:
+    """A market, new for each round."""
+
+    def __init__(self, stack: ExitStack, folder: Path, store: str, vendors: int, customers: int, orders: int) -> None:
+        self._folder, self._store, self._vendors = folder, store, vendors
+        self._customers, self._orders, self._round = customers, orders, 0
+        self._runner = stack.enter_context(asyncio.Runner())
+        self._close: Callable[[], object] = lambda: None
+        stack.callback(lambda: self._close())
+
+    def renew(self) -> None:
+        """Begin with a new market whose vendors each have a product."""
+        self._close()
+        self._round += 1
+        self._market = self._runner.run(self._made())
+        self._close = lambda: self._runner.run(self._market.close())
+
+    async def _made(self) -> Marketplace:
+        market = await Marketplace.open(self._folder / f"market-{self._round}", store=self._store, shards=1)
+        stubs = [market.vendor(f"vendor-{number}") for number in range(self._vendors)]
         await asyncio.gather(*(stub.initialize() for stub in stubs))
-        products = {"name": "Thing", "sku": "S", "price": 1.5, "stock": 1_000_000}
-        await asyncio.gather(*(stub.create_product(products) for stub in stubs))
-        numbers = iter(range(orders))
+        product = {"name": "Thing", "sku": "S", "price": 1.5, "stock": 1_000_000}
+        await asyncio.gather(*(stub.create_product(product) for stub in stubs))
+        return market
+
+    def run(self) -> int:
+        """Place the orders; return how many there are."""
+        return self._runner.run(self._placed())
+
+    async def _placed(self) -> int:
+        market = self._market
+        numbers = iter(range(self._orders))
 
         async def customer() -> None:
             for number in numbers:
-                cart = Cart("zoe", [{"vendorId": f"vendor-{number % vendors}", "sku": "S"}])
+                cart = Cart("zoe", [{"vendorId": f"vendor-{number % self._vendors}", "sku": "S"}])
                 [order] = await market.place_order(cart)
                 assert order["status"] == "accepted"
 
-        start = perf_counter()
-        await asyncio.gather(*(customer() for _ in range(concurrency)))
+        await asyncio.gather(*(customer() for _ in range(self._customers)))
         await market.idle()
-        rate = orders / (perf_counter() - start)
-        assert (await market.query("SELECT COUNT(*), SUM(totalMinor) FROM orders")).rows == [(orders, 150 * orders)]
-        return rate
-
-
-if __name__ == "__main__":
-    for row in run("--quick" in sys.argv):
-        print(json.dumps(row))
+        ((orders,),) = (await market.query("SELECT COUNT(*) FROM orders")).rows
+        return int(orders)

@@ -1,4 +1,4 @@
-"""What planning costs, and what each tier ships: ``python -m benchmarks.planning``.
+"""What planning costs, and what each tier ships: ``python -m benchmarks --only planning``.
 
 Rules
 -----
@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import random
 import statistics
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from time import perf_counter
@@ -233,48 +232,3 @@ def groups_shipped(quick: bool = False) -> list[dict[str, Any]]:
             }
         )
     return found
-
-
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return rows of equal keys as aligned text.
-
-    Examples
-    --------
-    >>> print(table([{"tier": "route", "ms": 1.25}, {"tier": "collect", "ms": 12.0}]))
-    tier        ms
-    route     1.25
-    collect  12.00
-    """
-    if not rows:
-        return "(nothing was measured)"
-    names = list(rows[0])
-    texts = [[_text(row[name]) for name in names] for row in rows]
-    numeric = [not isinstance(rows[0][name], str | bool) for name in names]
-    widths = [max(len(name), *(len(line[place]) for line in texts)) for place, name in enumerate(names)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(line, widths, numeric, strict=True)
-        ).rstrip()
-        for line in [names, *texts]
-    )
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "NO"
-    if isinstance(value, float):
-        return f"{value:,.2f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def main() -> None:
-    """Print the tables."""
-    quick = "--quick" in sys.argv[1:]
-    print(table(run(quick)))
-    print("\nthe ten largest groups, by rounds of a threshold algorithm and by shipping every group")
-    print(table(groups_shipped(quick)))
-
-
-if __name__ == "__main__":
-    main()

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import pandas as pd
 
 from benchmarks.fanout import TOP_TEN
-from benchmarks.peers import DurableObjectRuntime, available
+from benchmarks.peers import DurableObjectRuntime
 from mktsim.market.catalogue import COLUMNS, catalogue
 from mktsim.study.live import Calibration, fit_calibration
 from mktsim.study.measuring import Statement, frozen_collector
@@ -26,6 +25,8 @@ from mktsim.study.prediction import compared, predict
 
 #: The runtime does not keep answers, so that the parameter may stay the same: the name is for the table.
 STATEMENT = Statement("top-k", TOP_TEN.naive, 0, 1)
+#: What `--quick` does.
+QUICK: dict[str, Any] = {"fitted": (5, 10, 20, 40), "predicted": 100, "rounds": 40}
 #: Rounds in which a runtime loads its code, compiles it and opens its files.
 _WARM = 10
 
@@ -96,35 +97,3 @@ def predict_runtime(
     times_ms = measured.loc[measured["vendors"] == predicted, "total_ms"].to_numpy(float)
     points: list[Point] = compared(foretold, times_ms, study="runtime")
     return tidy(points), calibration
-
-
-def in_words(frame: pd.DataFrame, calibration: Calibration) -> list[str]:
-    """Say what was foretold, what was measured, and the error with its interval."""
-    lines = [repr(calibration)]
-    rows = {(row["kind"], row["statistic"]): row for row in frame.to_dict("records")}
-    for statistic in ("p50", "p99"):
-        simulated, measured = rows["simulated", statistic], rows["measured", statistic]
-        error = rows["simulated", f"error of {statistic}"]
-        lines.append(
-            f"{statistic} over {measured['x']:,.0f} objects: simulated {_interval(simulated)} ms, measured "
-            f"{_interval(measured)} ms: {_interval(error)} % off"
-        )
-    return lines
-
-
-def report(*, quick: bool, seed: int, out: Path) -> int:
-    """Predict, print and write ``runtime-prediction.csv``; what ``python -m benchmarks --predict`` runs."""
-    if not available():
-        print("the Durable Object runtime needs node and npm")
-        return 1
-    size: dict[str, Any] = {"fitted": (5, 10, 20, 40), "predicted": 100, "rounds": 40} if quick else {}
-    frame, calibration = predict_runtime(seed=seed, **size)
-    out.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(out / "runtime-prediction.csv", index=False, lineterminator="\n")
-    print(calibration.cells.to_string(index=False))
-    print(*in_words(frame, calibration), sep="\n")
-    return 0
-
-
-def _interval(row: dict[Any, Any]) -> str:
-    return f"{row['estimate']:.3g} [{row['low']:.3g}, {row['high']:.3g}]"

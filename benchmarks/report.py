@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import math
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich.table import Table
 
 from benchmarks.measure import Figure, Sizes
@@ -59,8 +61,15 @@ def cells(figure: Figure) -> tuple[str, ...]:
         _time(figure.ours_s / figure.count, figure.unit),
         _time(figure.peer_s / figure.count, figure.unit),
         str(figure.rounds),
-        "" if figure.at_most is None else f"{'met' if figure.met else 'MISSED'}: at most {figure.at_most:.3g}",
+        _bar(figure),
     )
+
+
+def _bar(figure: Figure) -> str:
+    bars = [] if figure.at_most is None else [f"at most {figure.at_most:.3g}"]
+    if figure.at_most_s is not None:
+        bars.append(f"ours at most {1e3 * figure.at_most_s:g} ms")
+    return f"{'met' if figure.met else 'MISSED'}: {', '.join(bars)}" if bars else ""
 
 
 def _time(seconds: float, unit: str) -> str:
@@ -70,7 +79,7 @@ def _time(seconds: float, unit: str) -> str:
 
 def _three(value: float) -> str:
     """Return three significant digits, without an exponent where a number is large."""
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
 
 
 def table(figures: Sequence[Figure]) -> Table:
@@ -89,7 +98,12 @@ def table(figures: Sequence[Figure]) -> Table:
     return made
 
 
-def markdown(figures: Sequence[Figure], about: dict[str, Any]) -> str:
+def plain(frame: pd.DataFrame) -> str:
+    """Return a table as aligned text."""
+    return frame.to_string(index=False, float_format=_three)
+
+
+def markdown(figures: Sequence[Figure], about: dict[str, Any], tables: Mapping[str, pd.DataFrame] | None = None) -> str:
     """Return the figures as a Markdown page."""
     machine, versions = about["machine"], about["versions"]
     measured = (
@@ -110,16 +124,33 @@ def markdown(figures: Sequence[Figure], about: dict[str, Any]) -> str:
         *(f"| {' | '.join(cells(figure))} |" for figure in figures),
     ]
     notes = sorted({f"{figure.subject}: {figure.note}." for figure in figures if figure.note})
-    return "\n".join([*lines, *([""] if notes else []), *notes, ""])
+    lines += [*([""] if notes else []), *notes, ""]
+    for title, frame in (tables or {}).items():
+        lines += [f"## {title}", "", f"| {' | '.join(frame.columns)} |", f"|{'---|' * len(frame.columns)}"]
+        lines += [f"| {' | '.join(_cell(value) for value in row)} |" for row in frame.itertuples(index=False)]
+        lines.append("")
+    return "\n".join(lines)
 
 
-def write(folder: Path, figures: Sequence[Figure], about: dict[str, Any]) -> None:
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else _three(value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def write(
+    folder: Path,
+    figures: Sequence[Figure],
+    about: dict[str, Any],
+    tables: Mapping[str, pd.DataFrame] | None = None,
+) -> None:
     """Write ``benchmarks.json`` and ``benchmarks.md``."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [{**asdict(figure), "met": figure.met} for figure in figures]
-    text = json.dumps({**about, "figures": rows}, indent=2, ensure_ascii=False)
+    others = {title: json.loads(frame.to_json(orient="records")) for title, frame in (tables or {}).items()}
+    text = json.dumps({**about, "figures": rows, "tables": others}, indent=2, ensure_ascii=False)
     (folder / "benchmarks.json").write_text(text + "\n", encoding="utf-8")
-    (folder / "benchmarks.md").write_text(markdown(figures, about), encoding="utf-8")
+    (folder / "benchmarks.md").write_text(markdown(figures, about, tables), encoding="utf-8")
 
 
 def regressions(figures: Sequence[Figure], stored: Path) -> list[str]:

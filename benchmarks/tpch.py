@@ -1,4 +1,4 @@
-"""TPC-H's 22 queries over a fleet, beside one SQLite that holds every row: ``python -m benchmarks.tpch``.
+"""TPC-H's 22 queries over a fleet, beside one SQLite that holds every row: ``python -m benchmarks --only tpch``.
 
 Rules
 -----
@@ -451,17 +451,3 @@ def run(quick: bool = False) -> list[dict[str, Any]]:
                 }
             )
     return found
-
-
-def main() -> None:
-    """Print the table."""
-    from benchmarks.planning import table
-
-    quick = "--quick" in sys.argv[1:]
-    found = run(quick)
-    print(table(found))
-    print(f"{sum(row['equal'] for row in found)} of {len(found)} equal to one SQLite, bit for bit")
-
-
-if __name__ == "__main__":
-    main()

@@ -29,12 +29,26 @@ if TYPE_CHECKING:
         weights_from_load,
     )
     from mktsim.sql import Schema
-    from mktsim.study import Scenario, StudyResult, compare, optimise, replicate, simulate, sweep, validate
+    from mktsim.study import (
+        Calibration,
+        Prediction,
+        Scenario,
+        StudyResult,
+        calibrate,
+        compare,
+        optimise,
+        predict,
+        replicate,
+        simulate,
+        sweep,
+        validate,
+    )
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "BoundedLoadHash": "mktsim.placement",
+    "Calibration": "mktsim.study",
     "Cart": "mktsim.market",
     "ClusterExecutor": "mktsim.cluster",
     "ConsistentHashRing": "mktsim.placement",
@@ -45,6 +59,7 @@ _HOMES = {
     "Metered": "mktsim.network",
     "MktsimError": "mktsim.errors",
     "MultiProbeHash": "mktsim.placement",
+    "Prediction": "mktsim.study",
     "QueryCoordinator": "mktsim.fanout",
     "QueryResult": "mktsim.fanout",
     "RendezvousHash": "mktsim.placement",
@@ -55,12 +70,14 @@ _HOMES = {
     "StudyResult": "mktsim.study",
     "TwoChoicesHash": "mktsim.placement",
     "VendorObject": "mktsim.market",
+    "calibrate": "mktsim.study",
     "compare": "mktsim.study",
     "generate": "mktsim.market",
     "load_ipython_extension": "mktsim.explore.magic",
     "noun": "mktsim.objects",
     "optimise": "mktsim.study",
     "placement_from_dict": "mktsim.placement",
+    "predict": "mktsim.study",
     "replicate": "mktsim.study",
     "shard_report": "mktsim.placement",
     "simulate": "mktsim.study",
@@ -71,6 +88,7 @@ _HOMES = {
 
 __all__ = [
     "BoundedLoadHash",
+    "Calibration",
     "Cart",
     "ClusterExecutor",
     "ConsistentHashRing",
@@ -81,6 +99,7 @@ __all__ = [
     "Metered",
     "MktsimError",
     "MultiProbeHash",
+    "Prediction",
     "QueryCoordinator",
     "QueryResult",
     "RendezvousHash",
@@ -91,12 +110,14 @@ __all__ = [
     "StudyResult",
     "TwoChoicesHash",
     "VendorObject",
+    "calibrate",
     "compare",
     "generate",
     "load_ipython_extension",
     "noun",
     "optimise",
     "placement_from_dict",
+    "predict",
     "replicate",
     "shard_report",
     "simulate",

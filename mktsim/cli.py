@@ -21,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from mktsim.errors import InvalidArgumentError, MktsimError, StorageError
+from mktsim.errors import InvalidArgumentError, MktsimError, StorageError, cause, shortened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,9 +40,28 @@ examples:
   python -m mktsim query /tmp/shop "SELECT name, rating FROM products WHERE category = ? \\
       ORDER BY rating DESC LIMIT 10" --param electronics
   python -m mktsim explain /tmp/shop "SELECT category, AVG(price) FROM products GROUP BY category"
+  mkdir -p ~/.local/share/bash-completion/completions
   mktsim completion bash > ~/.local/share/bash-completion/completions/mktsim
 
-Without a command, 'study scaling' runs. Exit codes: 0 done, 2 your mistake, 130 interrupted.
+Installed by uv, each begins with 'uv run', unless .venv is activated. Without a command, 'study scaling' runs and takes
+its options (--quick, --seed, --out, --json). Exit codes: 0 done, 1 nobody reads on, 2 your mistake, 130 interrupted.
+"""
+_STUDIES: Final = """\
+studies:
+  scaling        live and simulated scaling to a million vendors, the ring's balance, exact and naive merges
+  calibration    does the simulator, calibrated on small live fleets, foretell larger ones?
+  fan-out-width  how does the p99 grow with the fan-out, and which width of the tree is best?
+  hedging        what does hedging buy per extra load?
+  isolation      what does isolation cost against one database?
+  merging        what does an exact merge cost over a naive one, and how wrong is the naive one?
+  partial        what does a partial answer lose?
+  pipelining     what does pipelining save, by distance?
+  validate       do the engines and placements give what theory and publications say?
+  virtual-nodes  how many virtual nodes until placement stops costing tail latency?
+
+examples:
+  python -m mktsim study scaling --quick
+  python -m mktsim study hedging --out /tmp/hedging --json
 """
 #: Studies that answer one question, by their name in ``study NAME``: a module of `mktsim.study` with `answer_question`.
 _QUESTIONS: Final = {
@@ -92,7 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (MktsimError, OSError) as error:
-        _say(f"error: {_plain(str(error))}")
+        # A message written for callers of the library names the option of this command line instead.
+        _say(f"error: {_plain(str(error)).replace('allow_partial=True', '--allow-partial')}")
         return 2
     return 0
 
@@ -141,14 +161,16 @@ def _parser() -> argparse.ArgumentParser:
     query.add_argument("--deadline", type=float, metavar="SECONDS", help="stop waiting after so long")
 
     study = command("study", "run a study and write charts, a table and a report", _study, "study scaling --quick")
+    study.epilog = _STUDIES
     names = ["scaling", *_QUESTIONS]
-    study.add_argument("name", nargs="?", choices=names, default="scaling", help="which (default %(default)s)")
+    study.add_argument("name", nargs="?", choices=names, default="scaling", metavar="NAME",
+                       help="which, see below (default %(default)s)")  # fmt: skip
     study.add_argument("--quick", action="store_true", help="smaller samples, under 30 seconds")
     study.add_argument("--seed", type=int, default=20261122, help="decides every draw (default %(default)s)")
     study.add_argument("--out", type=Path, default=Path("out"), metavar="FOLDER", help="(default %(default)s)")
 
     completion = command("completion", "print what teaches a shell to complete 'mktsim'", _completion,
-                         "completion bash > ~/.local/share/bash-completion/completions/mktsim")  # fmt: skip
+                         "completion bash > mktsim.bash && source mktsim.bash")  # fmt: skip
     completion.add_argument("shell", choices=_SHELLS, help="which")
     return parser
 
@@ -161,6 +183,8 @@ def _generate(options: argparse.Namespace) -> None:
 
     from mktsim.study.fleets import make_fleet
 
+    if not options.path:  # Path("") would be this very folder.
+        raise InvalidArgumentError("PATH is empty: name a new folder")
     started = perf_counter()
     numbers = {"vendors": options.vendors, "products": options.products, "seed": options.seed}
     path = make_fleet(Path(options.path), **numbers, progress=_on_terminal())
@@ -188,9 +212,9 @@ def _query(options: argparse.Namespace) -> None:
     _table(result.columns, [[_shown(value) for value in row] for row in result.rows])
     stats = result.stats
     _say(
-        f"{len(result.rows):,} rows; {stats.tier}; {stats.vendors_answered:,} of {stats.vendors_asked:,} vendors "
-        f"answered, {stats.vendors_pruned:,} pruned; {stats.rows_shipped:,} rows shipped; "
-        f"{1e3 * stats.wall_s['total']:.1f} ms"
+        f"{_rows(len(result.rows))}; {stats.tier}; {stats.vendors_answered:,} of {stats.vendors_asked:,} vendors "
+        f"answered, {stats.vendors_pruned:,} pruned; {_rows(stats.rows_shipped)} shipped; "
+        f"{1e3 * stats.wall_s['total']:.1f} ms{f'; {stats.reading}' if stats.reading else ''}"
     )
     if not result.coverage.complete:
         _say(f"incomplete: {_plain(', '.join(result.coverage.missing[:10]))} did not answer")
@@ -328,7 +352,7 @@ def _folder(out: Path) -> Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
-        raise StorageError(f"--out {str(out)!r:.300} cannot be used: {error}") from error
+        raise StorageError(f"--out {str(out)!r:.300} cannot be used: {shortened(error)}") from cause(error)
     return out
 
 
@@ -380,6 +404,10 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table.add_row(*(Text(value) for value in row))
     console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else 2000, file=sys.stdout)
     console.print(table)
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'' if count == 1 else 's'}"
 
 
 def _shown(value: Any) -> str:

@@ -7,6 +7,7 @@
     │   ├── UnknownVendorError (KeyError)      no vendor has that id
     │   ├── UnknownNodeError (KeyError)        no node of the placement has that id
     │   ├── EmptyFleetError (LookupError)      nothing to ask, and no schema to plan with
+    │   ├── NotOpenError (AttributeError)      the marketplace was not awaited
     │   └── DuplicateError                     the id is taken
     ├── QueryError (ValueError)                the statement is at fault; carries sql and position
     │   ├── SQLSyntaxError                     SQLite cannot prepare it
@@ -23,6 +24,7 @@
     ├── StorageError (OSError)                 a store cannot be read or written
     │   ├── CorruptImageError                  a vendor's database image is damaged
     │   ├── SchemaMismatchError                an image or store was made for another schema
+    │   ├── LostFileError (FileNotFoundError)  a file that held data is gone or empty; carries path
     │   └── StaleReplicaError                  a replica may not answer: ask the shard itself
     ├── ObjectError (RuntimeError)             a durable object refused a request
     │   ├── NotCallableError (AttributeError)  the method is not open to callers
@@ -48,6 +50,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import BrokenExecutor
+from typing import Final
+
+#: Characters that a message shows of a text of somebody else's, which may be a million long.
+_SHOWN: Final = 300
+
+
+def shortened(text: object) -> str:
+    """Return the text of an error, or another that enters a message, without its middle where it is long.
+
+    SQLite quotes what it stumbles over, and the system the path that it cannot take, at their whole length.
+
+    Examples
+    --------
+    >>> shortened(ValueError("no such table")), len(shortened("x" * 1_000_000))
+    ('no such table', 300)
+    """
+    whole = str(text)
+    return whole if len(whole) <= _SHOWN else f"{whole[: _SHOWN - 103]}...{whole[-100:]}"
+
+
+def cause(error: Exception) -> Exception | None:
+    """Return the error where a traceback can show it as a cause, None where its text would bury ours."""
+    return error if len(str(error)) <= _SHOWN else None
 
 
 class MktsimError(Exception):
@@ -84,6 +109,10 @@ class EmptyFleetError(InvalidArgumentError, LookupError):
     """There is nothing to ask: pass at least one scanner, or a schema to answer as an empty fleet would."""
 
 
+class NotOpenError(InvalidArgumentError, AttributeError):
+    """The marketplace is not open yet: ``await Marketplace.open(...)``, or use it by ``async with``."""
+
+
 class DuplicateError(InvalidArgumentError):
     """The id is already taken: choose another, or update what is there."""
 
@@ -100,7 +129,8 @@ class QueryError(MktsimError, ValueError):
     """
 
     def __init__(self, message: str, *, sql: str = "", position: int | None = None) -> None:
-        shown = sql if len(sql) <= 300 else sql[:297] + "..."
+        message = shortened(message)
+        shown = sql if len(sql) <= _SHOWN else sql[: _SHOWN - 3] + "..."
         where = f" (at character {position})" if position is not None else ""
         super().__init__(f"{message}{where}" + (f"\n  in: {shown}" if shown else ""))
         self.message = message
@@ -223,6 +253,27 @@ def _rebuild_corrupt_image(message: str, vendor_id: str) -> CorruptImageError:
 
 class SchemaMismatchError(StorageError):
     """An image or a store was made for another schema: migrate it, or open it with the schema it has."""
+
+
+class LostFileError(StorageError, FileNotFoundError):
+    """A file that held data is gone or empty, and is not made anew: put it back from a backup.
+
+    Attributes
+    ----------
+    path : str
+        The file, or the first of several.
+    """
+
+    def __init__(self, message: str, *, path: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_lost_file, (str(self), self.path)
+
+
+def _rebuild_lost_file(message: str, path: str) -> LostFileError:
+    return LostFileError(message, path=path)
 
 
 class StaleReplicaError(StorageError):

@@ -170,6 +170,11 @@ class Metered:
     network : Network
         What carries the messages.
 
+    Raises
+    ------
+    InvalidArgumentError
+        It is no network.
+
     Examples
     --------
     >>> async def demo():
@@ -182,6 +187,8 @@ class Metered:
     """
 
     def __init__(self, network: Network) -> None:
+        if not all(hasattr(network, name) for name in ("stats", "register", "unregister", "call")):
+            raise InvalidArgumentError(f"Metered is put around a Network, not around {network!r:.80}")
         self.stats = network.stats
         self._network = network
 

@@ -112,15 +112,31 @@ def _times(words: NDArray[np.uint64], factor: int) -> tuple[NDArray[np.uint64], 
 
 
 def _count(name: str, value: int, limit: int) -> int:
-    """Check a count that numbers something from zero; whole numbers of numpy count as such."""
+    """Check a count that numbers something from zero; whole numbers of numpy count as such, truths do not."""
     try:
-        number = as_integer(value)
+        number = as_integer(value) if not isinstance(value, bool) else None
     except TypeError:
-        raise InvalidArgumentError(f"{name} must be a whole number, not {value!r:.80}") from None
-    if not 0 <= number < limit:
-        shown = str(number) if number.bit_length() < 256 else f"one of {number.bit_length()} bits"
-        raise InvalidArgumentError(f"{name} must be from 0 to 2**{limit.bit_length() - 1} - 1, not {shown}")
-    return number
+        number = None
+    if number is not None and 0 <= number < limit:
+        return number
+    shown = f"{value!r:.80}" if number is None or number.bit_length() < 256 else f"one of {number.bit_length()} bits"
+    raise InvalidArgumentError(f"{name} must be a whole number from 0 to 2**{limit.bit_length() - 1} - 1, not {shown}")
+
+
+def check_seed(seed: int) -> int:
+    """Return a seed as a Python integer: the one rule for the seeds of all studies, simulations and generators.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If it is no whole number from 0 to 2**128 - 1.
+
+    Examples
+    --------
+    >>> check_seed(np.int64(7)), check_seed(2**128 - 1) == 2**128 - 1
+    (7, True)
+    """
+    return _count("seed", seed, 1 << 128)
 
 
 def _text(name: str, value: str) -> str:
@@ -164,7 +180,7 @@ class Streams:
     path: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "seed", _count("seed", self.seed, 1 << 128))
+        object.__setattr__(self, "seed", check_seed(self.seed))
         object.__setattr__(self, "path", _path(self.path))
 
     def uniform(self, stream: str, request: int, n: int, *, first: int = 0) -> NDArray[np.float64]:

@@ -203,6 +203,8 @@ def check_statement(
 ) -> QueryResult | None:
     """Compare a coordinator's answer with the oracle's.
 
+    It runs an event loop of its own: in a notebook, ``await asyncio.to_thread(check_statement, ...)``.
+
     Parameters
     ----------
     sql : str

@@ -31,6 +31,9 @@ TINY = Sizes(
     rows=300,
     objects=(),
     cluster_vendors=16,
+    large_vendors=150,
+    orders=20,
+    growth=(10, 30),
     rounds=3,
     subject_s=0.0,
 )

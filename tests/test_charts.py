@@ -107,6 +107,37 @@ def test_shares_stand_at_their_percentage_with_every_group_named() -> None:
     assert sorted({float(x) for line in ax.get_lines() for x in line.get_xdata()}) == [25, 50, 100]
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_the_dots_of_a_group_stand_around_its_line(count: int) -> None:
+    """However many series there are: centred, apart from each other, and clear of the next group's."""
+    names = [f"series {number}" for number in range(count)]
+    frame = tidy(
+        Point(study="a", series=series, kind="measured", axis="class", group=group, statistic="time", unit="ms",
+              estimate=1.0 + place, low=1.0, high=9.0, n=40, seed=1)
+        for group in ("one", "other") for place, series in enumerate(names)
+    )  # fmt: skip
+    ax = charts.dot_chart(frame, x_label="time, ms", groups=["one", "other"])
+    for number in range(2):
+        y = sorted({float(line.get_ydata()[number]) for line in ax.get_lines() if len(line.get_ydata()) == 2})
+        assert len(y) == count
+        assert sum(y) / count == pytest.approx(number)
+        assert y[-1] - y[0] < 0.9
+
+
+def test_names_of_levels_stand_beside_what_is_drawn() -> None:
+    """However near a level is to a line, its name is right of the line's end and inside the axes."""
+    ax = charts.line_chart(FRAME, x_label="leaves, %", y_label="ms")
+    at = FRAME["estimate"].min(), FRAME["estimate"].max()
+    charts._levels(ax, {"p50": at[0], "p99.9": at[1]}, "simulated: no hedge")
+    charts.png(ax)
+    end = ax.transData.transform((FRAME["x"].max(), 1.0))[0]
+    assert [text.get_text() for text in ax.texts] == ["p50", "p99.9"]
+    for text in ax.texts:
+        box = text.get_window_extent()
+        assert end < box.x0 < box.x1 <= ax.get_window_extent().x1
+    assert ax.get_legend_handles_labels()[1].count("simulated: no hedge") == 1
+
+
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever stops the writing, the old file stays and no draft is left."""
     target = tmp_path / "scaling.csv"

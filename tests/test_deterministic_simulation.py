@@ -98,7 +98,9 @@ class Disk(Layout):
 
     __slots__ = ("system", "vendors")
 
-    def open_vendors(self, path: Any, schema: Any, locate: Any, migration: Any = None) -> VendorStore:
+    def open_vendors(
+        self, path: Any, schema: Any, locate: Any, migration: Any = None, *, replicated: bool = False
+    ) -> VendorStore:
         return self.vendors
 
     def open_system(self, path: Any, schema: Any) -> VendorStore:

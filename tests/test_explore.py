@@ -21,6 +21,7 @@ from mktsim.explore.base import Explorer
 from mktsim.explore.questions import compare_merges, fan_out_curve, finish, ride_through, ring_change
 from mktsim.sim import Crash, Simulation, World
 from mktsim.streams import Streams
+from mktsim.study.charts import waterfall_chart
 
 NAMES = ["fanout", "ring", "merge", "stragglers", "faults", "stepper"]
 
@@ -310,6 +311,95 @@ def test_closing_stops_the_work() -> None:
     asyncio.run(close())
 
 
+def test_who_waits_for_an_explorer_that_is_closed_goes_on() -> None:
+    """Nothing will be shown any more: waiting for it would hang the notebook."""
+
+    async def close() -> None:
+        slow = Slow(0.01)
+        await slow.settled()
+        slow.controls["n"].value = 1000
+        await asyncio.sleep(0.3)
+        waiting = asyncio.ensure_future(slow.settled())
+        await asyncio.sleep(0.05)
+        slow.close()
+        await asyncio.wait_for(waiting, 2)
+
+    asyncio.run(close())
+
+
+def test_an_impatient_user_breaks_nothing() -> None:
+    """Run twice, Stop with nothing to stop, a step before the end of the run: the last press counts."""
+
+    async def press() -> None:
+        stepper = explore.stepper()
+        stepper.buttons["stop"].click()
+        await stepper.settled()
+        stepper.buttons["stop"].click()
+        for name in ("run", "run", "reset", "step", "step"):
+            stepper.buttons[name].click()
+        await stepper.settled()
+        assert "2 moments" in stepper._result.value
+        assert stepper.errors.outputs == ()
+        stepper.buttons["run"].click()
+        stepper.close()
+
+    asyncio.run(press())
+
+
+def test_an_answer_to_another_question_does_not_look_like_the_one_that_failed() -> None:
+    """It is faded until a good one comes."""
+    merge = explore.merge()
+    stale = "mktsim-stale"
+    assert stale not in merge._result._dom_classes
+    merge.controls["statement"].value = "  "
+    assert "there is no statement: type one" in merge.errors.outputs[0]["text"]
+    merge.controls["statement"].value = "SELECT nothing_there FROM products"
+    assert merge._result._dom_classes.count(stale) == 1
+    assert f".{stale} {{opacity" in merge.children[0].value
+    merge.controls["statement"].value = "SELECT COUNT(*) FROM products"
+    assert stale not in merge._result._dom_classes
+    merge.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "told"),
+    [
+        ("fanout", {"vendors": 1500}, "vendors must be one of 10, 30, .*1,000,000, not 1500"),
+        ("fanout", {"preset": "moon"}, "world must be one of cloudflare-2026.*, not 'moon'"),
+        ("ring", {"shards": 0}, "shards must be a whole number from 1 to 24, not 0"),
+        ("ring", {"vendors": float("nan")}, "vendors must be a whole number from 100 to 20,000, not nan"),
+        ("merge", {"statement": 5}, "statement must be SQL text, not 5"),
+        ("stragglers", {"leaves": True}, "vendors asked must be a whole number from 2 to 60, not True"),
+        ("faults", {"vendors": "12"}, "vendors must be a whole number from 2 to 40, not '12'"),
+        ("stepper", {"program": 5}, "program must be a function of a network, not 5"),
+        ("stepper", {"world": 5}, "world must be a World, not 5"),
+    ],
+)
+def test_a_mistake_in_the_call_is_named(name: str, wrong: dict[str, Any], told: str) -> None:
+    """With what would do; nothing is moved into its range in silence."""
+    with pytest.raises(InvalidArgumentError, match=told):
+        getattr(explore, name)(**wrong)
+
+
+def test_controls_that_do_not_count_cannot_be_moved() -> None:
+    """They come back with what they belong to."""
+    fanout = explore.fanout(vendors=10)
+    assert fanout.controls["mean_ms"].disabled
+    assert fanout.controls["beside_flat"].disabled
+    fanout.controls["service"].value = "constant"
+    fanout.controls["width"].value = 6
+    assert not fanout.controls["mean_ms"].disabled
+    assert not fanout.controls["beside_flat"].disabled
+    fanout.close()
+    stragglers = explore.stragglers(leaves=5)
+    assert stragglers.controls["hedge_ms"].disabled
+    stragglers.controls["hedge"].value = True
+    assert not stragglers.controls["tied"].disabled
+    stragglers.controls["hedge_ms"].value = float("nan")
+    assert "InvalidArgumentError" in stragglers.errors.outputs[0]["text"]
+    stragglers.close()
+
+
 def test_titles_code_and_errors_are_escaped() -> None:
     """Whatever an author or a user writes."""
     slow = Slow(0.0)
@@ -387,14 +477,17 @@ def test_a_shard_that_joins_takes_and_one_that_leaves_gives() -> None:
 
 
 def test_the_ring_keeps_one_shard_and_at_most_24(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Buttons at the ends do nothing."""
+    """Buttons at the ends do nothing, and look like it."""
     monkeypatch.setattr(explore.ring, "draw", lambda *_: "")
     ring = explore.ring(shards=1, vendors=100)
+    assert ring.buttons["remove"].disabled
     ring.buttons["remove"].click()
     assert len(ring.after) == 1
     for _ in range(30):
         ring._add()
     assert len(ring.after) == 24
+    assert ring.buttons["add"].disabled
+    assert not ring.buttons["remove"].disabled
     ring.close()
 
 
@@ -410,6 +503,9 @@ def test_the_merge_explorer_tells_a_wrong_merge_from_a_right_one() -> None:
         assert merge.controls["statement"].value == sql
         assert merge.errors.outputs == (), label
         assert "tier" in merge._result.value
+    assert merge.controls["example"].value == sql
+    merge.controls["statement"].value += " "
+    assert merge.controls["example"].value == ""  # And so can be chosen again.
     merge.controls["params"].value = '["x'
     assert "JSON list" in merge.errors.outputs[0]["text"]
     merge.controls["params"].value = '["<b>"]'
@@ -424,7 +520,7 @@ def test_a_hedge_helps_the_request_that_waits_for_a_straggler() -> None:
     made = explore.stragglers()
     made.controls["hedge"].value = True
     found = re.search(
-        r"took ([\d.]+) ms with (\d+) second copies; without hedging, same draws, ([\d.]+)", made._result.value
+        r"took ([\d.]+) ms with (\d+) second cop(?:y|ies); without hedging, same draws, ([\d.]+)", made._result.value
     )
     assert found is not None
     for request in range(10):
@@ -457,6 +553,18 @@ def test_a_killed_vendor_is_missing_and_comes_back_healed() -> None:
     assert [type(fault).__name__ for fault in faults.schedule] == ["Crash", "Partition", "SlowDisk"]
     faults.buttons["reset"].click()
     assert (faults.schedule, faults.requests) == ((), 10)
+    faults.close()
+
+
+def test_a_run_that_has_reached_its_end_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rather than taking presses that do nothing."""
+    monkeypatch.setattr("mktsim.explore.failures._MOST", 20)
+    faults = explore.faults(vendors=3)
+    faults.buttons["kill"].click()
+    assert all(faults.buttons[name].disabled for name in ("go", "kill", "slow", "partition", "heal"))
+    assert "20 requests are the end of this run: Reset begins anew" in faults._result.value
+    faults.buttons["reset"].click()
+    assert not faults.buttons["kill"].disabled
     faults.close()
 
 
@@ -507,6 +615,48 @@ def test_the_stepper_takes_a_program_of_ones_own_and_shows_its_error() -> None:
     assert "SimulationError: <b>gone</b>" in stepper.errors.outputs[0]["text"]
     assert "<b>gone" not in stepper._status.value
     stepper.close()
+
+
+async def an_errand(network: Any) -> None:
+    """Do nothing for a while."""
+    await asyncio.sleep(0.001)
+
+
+def test_the_code_of_a_program_of_ones_own_names_it_or_says_what_to_define() -> None:
+    """`program = program` would say nothing."""
+    stepper = explore.stepper(program=an_errand, world=World())
+    stepper.buttons["run"].click()
+    assert f"from {__name__} import an_errand\n" in stepper.config
+    assert "replay(an_errand, world, moments=None, seed=1)" in stepper.config
+    exec(stepper.config, {})
+    stepper.close()
+    stepper = explore.stepper(program=lambda network: an_errand(network))
+    assert "# program: what this stepper was given, <function" in stepper.config
+    assert "program = program" not in stepper.config
+    exec(stepper.config, {"program": an_errand})
+    stepper.close()
+
+    async def mine(network: Any) -> None:
+        await an_errand(network)
+
+    mine.__module__, mine.__qualname__ = "__main__", "walk"  # As in a notebook.
+    stepper = explore.stepper(program=mine)
+    assert "# walk: your own program, async def walk(network); define it before.\n" in stepper.config
+    exec(stepper.config, {"walk": mine})
+    stepper.close()
+
+
+def test_the_waterfall_shows_when_the_request_was_answered() -> None:
+    """What ends after the line, nobody waited for."""
+    made = explore.stragglers(leaves=60)
+    made.controls["hedge"].value = True
+    values = made.values()
+    answer = finish(made.work(values))
+    axes = waterfall_chart(answer.waterfall, end_ms=answer.time_ms)
+    [line] = [each for each in axes.lines if each.get_label() == "simulated: the request is answered"]
+    assert list(line.get_xdata()) == [answer.time_ms] * 2  # type: ignore[arg-type]
+    assert answer.waterfall["end_ms"].max() > answer.time_ms
+    made.close()
 
 
 def test_the_package_is_light_and_the_explorers_come_when_first_used() -> None:

@@ -23,6 +23,7 @@ from mktsim.market import Marketplace, footprint, generate
 from mktsim.market.nouns import SCHEMA
 from mktsim.sim.loop import SimLoop
 from mktsim.storage import open_store
+from mktsim.storage.packed import SHARD_DESCRIPTORS
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits are read from Linux's /proc")
 
@@ -316,3 +317,84 @@ def test_a_store_says_how_many_descriptors_it_may_have(tmp_path):
     """Three a file that it keeps open for reading, for writing and in a group commit."""
     with open_store("directory", tmp_path / "s", SCHEMA, shards=["s"], locate=lambda _: "s") as store:
         assert store.most_descriptors == 3 * (1 + 96 + 24 + 64)
+
+
+def test_replicas_are_counted_and_refused_before_they_are_made(tmp_path):
+    """Together with shards and a pool, by one error; what it says is enough is enough."""
+    run_limited(
+        """
+        if __name__ == "__main__":
+            lower(resource.RLIMIT_NOFILE, 240)
+            assert asyncio.run(counted(path, shards=12)) == 0
+            error = refused(lambda: asyncio.run(counted(path, replicas=2)))
+            assert "12 shards and 2 replicas of each" in str(error) and "fewer replicas" in str(error), error
+            assert not os.path.exists(path + "/vendors/replicas")
+            lower(resource.RLIMIT_NOFILE, 180)
+            assert asyncio.run(counted(path)) == 0  # as many shards fit alone, and so does a pool
+            with ProcessPoolExecutor(30) as pool:
+                error = refused(lambda: asyncio.run(counted(path, executor=pool)))
+                assert "12 shards and a pool of 30 processes" in str(error), error
+            lower(resource.RLIMIT_NOFILE, 330)
+            async def story():
+                async with Marketplace.open(path, replicas=2) as market:
+                    for number in range(50):
+                        await market.vendor(f"v{number}").initialize()
+                    await market.replicated()
+                    for store in market._replication.stores:
+                        for shard in store.shards:
+                            list(store.scan(shard, [("SELECT 1", ())]))
+                    assert (await market.query("SELECT COUNT(*) FROM vendors WHERE id <> ''")).rows == [(50,)]
+            asyncio.run(story())
+        """,
+        tmp_path / "market",
+    )
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_the_estimate_of_descriptors_holds_with_replicas(tmp_path, replicas):
+    """What is open is no more than what limits() says is needed, and not far less."""
+    generate(tmp_path / "market", vendors=60, products=3, seed=5, shards=8)
+
+    async def story():
+        gc.collect()
+        before = open_descriptors()
+        async with Marketplace.open(tmp_path / "market", replicas=replicas) as market:
+            await market.replicated()
+            for store in market._replication.stores:
+                for shard in store.shards:
+                    list(store.scan(shard, [("SELECT 1", ())]))
+            for vendor in market.vendors:
+                with market.store.join(vendor) as connection:
+                    connection.execute("UPDATE products SET price = price + 1")
+            market.store.flush()
+            await market.query("SELECT category, AVG(price) FROM products WHERE name <> '' GROUP BY category")
+            await market.replicated()
+            return open_descriptors() - before, market.limits()
+
+    opened, frame = asyncio.run(story())
+    reckoned = frame.set_index("what").loc["file descriptors", "needed"]
+    assert reckoned == (1 + replicas) * 8 * SHARD_DESCRIPTORS + 24
+    assert 0.7 * reckoned < opened <= reckoned
+
+
+def test_a_rebalance_to_more_shards_than_descriptors_allow_is_refused_before_it_begins(tmp_path):
+    """The market goes on as it was, and to as many as fit."""
+    run_limited(
+        """
+        lower(resource.RLIMIT_NOFILE, 200)
+        async def story():
+            async with Marketplace.open(path, shards=2) as market:
+                await market.vendor("acme").initialize()
+                try:
+                    await market.rebalance(shards=100)
+                except ResourceLimitError as error:
+                    assert "100 shards" in str(error)
+                else:
+                    raise AssertionError("nothing was refused")
+                assert market.shards == ("shard-0", "shard-1") == market.store.shards and market.store.moving is None
+                await market.rebalance(shards=6)
+                assert (await market.query("SELECT id FROM vendors")).rows == [("acme",)]
+        asyncio.run(story())
+        """,
+        tmp_path / "market",
+    )

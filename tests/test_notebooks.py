@@ -36,6 +36,18 @@ EXPLORERS = {
     "05_orders_and_faults": "explore.faults(",
     "06_pipelining": "stepper(",
 }
+#: A call of `mktsim.study.charts` that draws.
+_CHART = re.compile(r"\b\w+_charts?\(")
+#: The studies that a notebook's answer comes from.
+QUESTIONS = {
+    "01_fanout_width": ["fanout_width"],
+    "03_merge_correctness": ["merging"],
+    "04_stragglers_and_hedging": ["hedging"],
+    "05_orders_and_faults": ["partial_answers"],
+    "06_pipelining": ["pipelining"],
+    "07_live_and_simulated": ["live_vs_simulated", "validate"],
+    "08_a_million_vendors": ["isolation"],
+}
 _INTERVAL = re.compile(r"\[[\d,.-]+, [\d,.-]+\]|interval from [\d.]+ %")
 
 
@@ -117,11 +129,20 @@ def test_it_says_what_is_measured_simulated_and_analytic(path: Path) -> None:
     code = sources(path, "code")
     assert re.search("simulated|measured", text)
     assert re.search("(?i)simulated|measured", code[-1])
-    for source in code:
-        if re.search(r"(line_chart|share_chart|dot_chart|fanout_width_chart)\(", source):
-            assert "annotate(" in source
-        if "Image(" in source and "import" not in source:
-            assert "alt=" in source
+    for source in code[1:]:
+        if _CHART.search(source):
+            assert "annotate(" in source or "caption=" in source
+            assert "Image(" in source, "a figure that matplotlib shows by itself has no text"
+        assert source.count("Image(") == source.count("alt="), source
+    assert "pyplot" not in code[0]
+
+
+@pytest.mark.parametrize(("stem", "questions"), sorted(QUESTIONS.items()))
+def test_it_asks_the_study_that_has_its_question(stem: str, questions: list[str]) -> None:
+    """What a study answers is not computed by hand beside it."""
+    code = "\n".join(sources(FOLDER / f"{stem}.ipynb", "code"))
+    for name in questions:
+        assert re.search(rf"\b{name}\(|to_thread\({name},", code), name
 
 
 def test_each_explorer_stands_in_its_notebook() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ import pytest
 from mktsim.errors import (
     IncompleteAnswerError,
     InvalidArgumentError,
+    LostFileError,
     ReadOnlyError,
     StaleReplicaError,
     StorageError,
@@ -377,11 +379,31 @@ def test_with_a_clock_staleness_is_told_across_restarts(tmp_path: Path) -> None:
 
 
 def test_a_copy_outlives_the_file_of_its_shard_and_never_follows_a_new_one(tmp_path: Path) -> None:
-    """A deleted shard file is made anew, empty: the copy keeps what it has, and says why it does not follow."""
+    """The market opens, the copy answers for it; one made anew, as asked for, is not what the copy is a copy of."""
+    folder = tmp_path / "market" / "vendors"
 
     async def before(market: Marketplace) -> None:
         fill(market, 40)
         await market.replicated()
+
+    async def lost(market: Marketplace) -> None:
+        assert (await market.query(COUNT, policy=RETRY)).rows == [(80, 80 * STOCK, 40)]
+        with pytest.raises(IncompleteAnswerError, match=r"shard-2\.sqlite.*missing"):
+            await market.query(COUNT)
+        with pytest.raises(LostFileError, match=r"shard-2\.sqlite"):
+            await market.replicated()
+        for vendor_id in map("vendor-{:05}".format, range(40)):  # of the other shards they sell as ever
+            if market.store.shard_of(vendor_id) == "shard-2":
+                with pytest.raises(LostFileError):
+                    await market.vendor(vendor_id).list_products()
+            else:
+                assert len(await market.vendor(vendor_id).list_products()) == 2
+        row = market.staleness().set_index("shard").loc["shard-2"]
+        assert row["answers"]
+        assert row["vendors"] > 0
+        assert "missing" in row["remark"]
+        assert (market.limits()["needed"].dropna() > 0).all()
+        assert not (folder / "shard-2.sqlite").exists()
 
     async def after(market: Marketplace) -> None:
         with pytest.raises(StorageError, match="copy of another file"):
@@ -391,7 +413,13 @@ def test_a_copy_outlives_the_file_of_its_shard_and_never_follows_a_new_one(tmp_p
 
     run(before, tmp_path / "market")
     for suffix in ("", "-wal", "-shm"):
-        (tmp_path / "market" / "vendors" / f"shard-2.sqlite{suffix}").unlink(missing_ok=True)
+        (folder / f"shard-2.sqlite{suffix}").unlink(missing_ok=True)
+    with pytest.raises(LostFileError, match=r"shard-2\.sqlite"):
+        run(lost, tmp_path / "market", replicas=0)
+    run(lost, tmp_path / "market")
+    facts = json.loads((folder / "store.json").read_text())
+    facts["made"].remove("shard-2.sqlite")
+    (folder / "store.json").write_text(json.dumps(facts))
     run(after, tmp_path / "market")
 
 

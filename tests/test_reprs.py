@@ -10,11 +10,15 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from IPython.lib.pretty import pretty
 
 from mktsim import ConsistentHashRing, Marketplace, Scenario, explore, simulate
 from mktsim.explore.drawing import rows_table
 from mktsim.fanout.result import Coverage, QueryResult, QueryStats
 from mktsim.sql import Planner, Schema
+from mktsim.study.comparison import Comparison
+from mktsim.study.optimisation import best_of
+from mktsim.study.statistics import Interval
 
 EVIL = "<script>alert(1)</script>"
 QUOTED = 'SELECT "' + EVIL + '" AS "' + EVIL + "\", '" + EVIL + "' FROM products WHERE name <> '" + EVIL + "'"
@@ -73,9 +77,12 @@ def things() -> dict[str, Any]:
     )
     found["Ring"] = ConsistentHashRing([EVIL, "b"])
     found["Plan"] = Planner(Schema((f'CREATE TABLE products("{EVIL}" TEXT, name TEXT)',))).plan(QUOTED)
-    scenario = Scenario(vendors=3, statement=QUOTED, params=(EVIL,))
+    scenario = Scenario(vendors=3, statement=f"SELECT name AS '{EVIL}' FROM products WHERE name <> ?", params=(EVIL,))
     found["Scenario"] = scenario
     found["simulation"] = simulate(scenario, requests=30, seed=1)
+    some, none = Interval(2.0, 1.0, 3.0, 10), Interval(0.0, -1.0, 1.0, 10)
+    found["Comparison"] = Comparison(EVIL, some, some, none, 0.5, 2.0)
+    found["Optimum"] = best_of([range(10), range(1, 11)], [EVIL, "b"], parameter=EVIL, objective=EVIL)
     try:
         from mktsim.study import StudyResult
 
@@ -91,6 +98,7 @@ def things() -> dict[str, Any]:
 NAMES = [
     "QueryResult", "QueryResult, routed", "QueryResult, partial", "Explanation", "Explanation, routed", "Marketplace",
     "Ring", "Plan", "Scenario", "simulation", "StudyResult",
+    "Comparison", "Optimum",
 ]  # fmt: skip
 
 
@@ -136,6 +144,25 @@ def test_a_plan_prints_its_tier_and_statements(things: dict[str, Any]) -> None:
     text = str(things["Plan"])
     assert re.match(r"tier +two-phase\nscatter ", text)
     assert "\ngather " in text
+
+
+@pytest.mark.parametrize("name", ["Explanation", "Explanation, routed", "Comparison", "Optimum"])
+def test_the_repr_is_one_short_line_with_the_answer(name: str, things: dict[str, Any]) -> None:
+    """Not every field of a dataclass with its tables; `print` and IPython show the whole."""
+    thing = things[name]
+    text = repr(thing)
+    assert text.startswith(f"<{type(thing).__name__} ")
+    assert "\n" not in text
+    assert len(text) < 250
+    told = {"Explanation": "vendors to visit", "Comparison": "no difference shown", "Optimum": "could be best: 1 of 2"}
+    assert told[type(thing).__name__] in text
+
+
+def test_ipython_shows_a_whole_explanation(things: dict[str, Any]) -> None:
+    """In a terminal as in a notebook."""
+    shown = pretty(things["Explanation"])  # type: ignore[no-untyped-call]
+    assert shown == str(things["Explanation"])
+    assert "\ngather " in shown
 
 
 def test_explorers_escape_what_they_show() -> None:

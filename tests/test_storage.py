@@ -271,6 +271,33 @@ def test_a_packed_commit_never_overwrites_another_process(tmp_path: Path) -> Non
         assert one.version("acme") == 5
 
 
+def test_a_vendor_made_anew_by_another_process_is_not_taken_for_the_old_one(tmp_path: Path) -> None:
+    """Its versions count from one again; what one process has loaded of its namesake must not overwrite it."""
+    with opened("packed", tmp_path) as one, opened("packed", tmp_path) as two:
+        one.create("acme")
+        with two.transaction("acme") as connection:  # two has loaded the first acme, at version 2
+            connection.execute("INSERT INTO notes(text) VALUES('old')")
+        one.delete("acme")
+        one.create("acme")
+        with one.transaction("acme") as connection:
+            connection.execute("INSERT INTO notes(text) VALUES('new')")
+        assert one.version("acme") == two.version("acme") == 2
+        with two.transaction("acme") as connection:
+            connection.execute("INSERT INTO notes(text) VALUES('newer')")
+        with one.read("acme") as connection:
+            assert connection.execute("SELECT text FROM notes ORDER BY id").fetchall() == [("new",), ("newer",)]
+        with pytest.raises(StorageError, match="another process"):  # noqa: PT012
+            with two.transaction("acme") as connection:
+                connection.execute("INSERT INTO notes(text) VALUES('lost')")
+                one.delete("acme")
+                one.create("acme")
+                for _ in range(2):
+                    with one.transaction("acme") as other:
+                        other.execute("INSERT INTO notes(text) VALUES('kept')")
+        with one.read("acme") as connection:
+            assert connection.execute("SELECT text FROM notes").fetchall() == [("kept",)] * 2
+
+
 # -- bad input ------------------------------------------------------------------------------------------------------
 
 

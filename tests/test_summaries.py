@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mktsim.errors import InvalidArgumentError
+from mktsim.market import Marketplace
 from mktsim.market.nouns import SCHEMA
 from mktsim.objects import noun, object_schema
 from mktsim.sql.schema import Schema, Summarised
@@ -239,8 +242,8 @@ def test_labels_past_the_cap_are_others(tmp_path: Path, monkeypatch: pytest.Monk
         assert described(found)["acme"][0, "other"][0] == 2
         assert found.labels == {"a": 3, "b": 4}
         file = made._file("s")
-        assert Labels(file)("b") == 4
-        assert Labels(file)("e") == OTHER
+        assert Labels(file, made._summariser)("b") == 4
+        assert Labels(file, made._summariser)("e") == OTHER
 
 
 @pytest.mark.parametrize(
@@ -267,3 +270,148 @@ def test_nouns_declare_summaries() -> None:
     assert object_schema(noun("Note", {}, summarised=[])).summarised == (Summarised("notes"),)
     with pytest.raises(InvalidArgumentError, match="its own columns"):
         noun("Lamp", {"watt": "INTEGER"}, summarised=["volt"])
+
+
+def in_use(made: PackedStore) -> dict[str, dict[str | None, int]]:
+    """Return how many rows of each group each vendor has, as its database says."""
+    found = made.scan("s", [("SELECT g, COUNT(*) FROM t GROUP BY g", ())])
+    return {vendor_id: dict(rows) for vendor_id, (rows,) in found}  # type: ignore[arg-type]
+
+
+def labels_of(made: PackedStore) -> dict[str, int]:
+    """Return the labels in the shard's file."""
+    return {label: code for code, label in made._file("s").execute("SELECT code, label FROM labels")}
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32), most=st.sampled_from([3, 5, 1_000]))
+def test_labels_are_those_in_use_and_no_reader_takes_one_for_another(
+    seed: int, most: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Categories come and go in two processes, codes are given anew: what is told of a vendor is what it has."""
+    draw = random.Random(seed)
+    path = tmp_path_factory.mktemp("m") / "s"
+    with pytest.MonkeyPatch.context() as patch, store(path) as one, store(path) as two:
+        patch.setattr(summaries, "_MOST_LABELS", most)
+        patch.setattr(summaries, "_SWEEP_CHANGES", 2)
+        patch.setattr(summaries, "_SWEEP_ROWS", 2)
+        patch.setattr(summaries, "_SWEEP_SHARE", 10**9)
+
+        numbers = count(draw.randrange(5))
+
+        def rows() -> list[tuple[Any, ...]]:
+            return [(1, 1, draw.choice([None, *"abcdefghij"]), "") for _ in range(draw.randrange(4))]
+
+        for _ in range(25):
+            writer = draw.choice([one, two])
+            ids = writer.vendor_ids()
+            kind = draw.random()
+            if kind < 0.25:
+                writer.create_many((f"v{next(numbers)}", {"t": rows()}) for _ in range(draw.randrange(1, 3)))
+            elif kind < 0.65 and ids:
+                for vendor_id in draw.sample(ids, draw.randrange(1, len(ids) + 1)):
+                    with writer.join(vendor_id) as connection:
+                        connection.execute("DELETE FROM t")
+                        connection.executemany("INSERT INTO t VALUES(?, ?, ?, ?)", rows())
+                writer.discard() if draw.random() < 0.2 else writer.flush()
+            elif kind < 0.8 and ids:
+                writer.delete(draw.choice(ids))
+            elif kind < 0.9:
+                writer.scrub()
+            truth = in_use(one)
+            for reader in draw.sample([one, two], draw.randrange(3)):  # another may have seen nothing for long
+                found = reader.summaries("s")
+                assert found is not None
+                for vendor_id, told in described(found).items():
+                    told = {group: number for (table, group), (number, _) in told.items() if table == 0}
+                    others = told.pop("other", 0)
+                    assert told.pop("all", 0) == sum(truth[vendor_id].values())
+                    assert told.items() <= truth[vendor_id].items()
+                    assert others == sum(truth[vendor_id].values()) - sum(told.values())
+                    assert most == 1_000 or others == 0 or len(labels_of(one)) <= most
+                    assert most < 1_000 or others == 0
+        one.scrub()
+        used = {group for groups in in_use(one).values() for group in groups if group is not None}
+        kept = labels_of(one)
+        assert kept.keys() <= used
+        assert kept.keys() == used or most < 1_000
+        assert len(kept) <= most
+        for vendor_id in one.vendor_ids():  # written anew, all that there is room for are told by name
+            with two.transaction(vendor_id) as connection:
+                connection.execute("UPDATE t SET x = 2")
+        two.scrub()
+        assert len(labels_of(one)) == min(most, len(used))
+
+
+def test_labels_of_ever_new_categories_find_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table stays as small as it may be, and looking for room is rare."""
+    monkeypatch.setattr(summaries, "_MOST_LABELS", 20)
+    swept: list[int] = []
+    sweep = Labels.sweep
+
+    def counted(self: Labels) -> None:
+        swept.append(1)
+        sweep(self)
+
+    monkeypatch.setattr(Labels, "sweep", counted)
+    monkeypatch.setattr(summaries, "_SWEEP_CHANGES", 10)
+    with store(tmp_path / "s") as made:
+        made.create_many((f"v{number}", {"t": [(1, 1, "start", "")]}) for number in range(10))
+        for number in range(500):
+            with made.transaction(f"v{number % 10}") as connection:
+                connection.execute("UPDATE t SET g = ?", (f"category-{number}",))
+        assert len(labels_of(made)) <= 20
+        assert 500 / 20 < len(swept) <= 500 / 10
+        found = made.summaries("s")
+        assert found is not None
+        told = described(found)
+        assert [(f"category-{490 + number}" in [name for _, name in told[f"v{number}"]]) for number in range(10)] == [
+            True
+        ] * 10
+
+
+def test_records_of_another_declaration_are_made_anew_where_their_labels_go(tmp_path: Path) -> None:
+    """Their codes cannot be read: they must not come to mean another label."""
+    other = Schema(DDL, summarised=(Summarised("t", ("n",), "g"),))
+    path = tmp_path / "s"
+    with store(path) as made, store(path, other) as foreign:
+        made.create("acme", {"t": [(1, 1, "old", "")]})
+        foreign.create("bolt", {"t": [(1, 1, "foreign", "")]})
+        seen = foreign.summaries("s")
+        assert seen is not None
+        made.create("core", {"t": [(1, 1, "gone", "")]})
+        made.delete("core")
+        made.scrub()
+        assert labels_of(made).keys() <= {"old"}
+        made.create("dyne", {"t": [(1, 1, "new", "")]})
+        found = foreign.summaries("s")
+        assert found is seen
+        assert {name for told in described(found).values() for _, name in told} == {"all", "old", "foreign", "new"}
+        assert (0, "foreign") in described(found)["bolt"]
+
+
+def test_a_program_that_numbers_labels_by_their_count_is_kept_out(tmp_path: Path) -> None:
+    """It knows 11 parts of a shard file's layout, and refuses one of more by name."""
+    with store(tmp_path / "s") as made:
+        assert made._file("s").pragma("user_version") > 11
+
+
+def test_a_deleted_vendor_leaves_no_label_behind(tmp_path: Path) -> None:
+    """What only it called a category is in no file of the store any more, as the proof of its deletion says."""
+
+    async def story() -> None:
+        async with Marketplace.open(tmp_path / "market", shards=1) as market:
+            for vendor_id in ("a-vendor-to-be-forgotten", "bolt"):
+                vendor = market.vendor(vendor_id)
+                await vendor.initialize()
+                await vendor.create_product(
+                    name="Thing", sku="S", price=1, stock=1, category=f"made by {vendor_id} alone"
+                )
+            sql = "SELECT category, COUNT(*) FROM products GROUP BY category ORDER BY category"
+            assert len((await market.query(sql)).rows) == 2
+            proof = await market.delete_vendor("a-vendor-to-be-forgotten")
+            assert proof.left == ()
+            assert proof.needles > 0
+            assert (await market.query(sql)).rows == [("made by bolt alone", 1)]
+
+    asyncio.run(story())

@@ -12,6 +12,9 @@ A stop is noticed at the next slice. A slice over a million vendors may be a sec
 `KeyboardInterrupt`, because asyncio hands these on where it would swallow others, and because all code here must leave
 things in order on Ctrl-C anyway. At most one is sent a job, and only while its slices run.
 
+A thread that is killed inside compiled code when the interpreter ends takes the whole process down with SIGABRT. So
+what still runs then is stopped and waited for, by `atexit`: daemon threads are still alive when its functions run.
+
 What this does not do
 ---------------------
 A single call into C is not stopped within: with arrays of a million, some tens of milliseconds.
@@ -19,6 +22,7 @@ A single call into C is not stopped within: with arrays of a million, some tens 
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import threading
 from collections.abc import Callable, Generator
@@ -28,6 +32,8 @@ from time import perf_counter
 from typing import Any, Final, Literal
 
 _REPORT_EVERY_S: Final = 0.1
+#: How long the interpreter's end waits for all jobs together; one that takes longer dies as it may.
+_EXIT_S: Final = 10.0
 
 
 class Stopped(KeyboardInterrupt):
@@ -96,10 +102,11 @@ class Job:
         self.stopping = False
         self._in_slice = False
         self._reported_s = 0.0
-        self._thread = threading.Thread(target=self._main, name="mktsim explorer", daemon=True)
+        self._thread = threading.Thread(target=self._main_and_out, name="mktsim explorer", daemon=True)
 
     def start(self) -> None:
         """Begin, once the job before has ended."""
+        _started.add(self)
         self._thread.start()
 
     def run(self) -> None:
@@ -119,6 +126,12 @@ class Job:
         self.stopping = True
         if self._in_slice and self._thread.ident is not None:
             _raise_in(self._thread.ident, Stopped)
+
+    def _main_and_out(self) -> None:
+        try:
+            self._main()
+        finally:
+            _started.discard(self)
 
     def _main(self) -> None:
         if self._after is not None:
@@ -156,6 +169,20 @@ class Job:
             self.error, self.state = error, "failed"
         finally:
             self._slices.close()
+
+
+_started: Final[set[Job]] = set()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """Stop the jobs that still run, and wait for their threads."""
+    until_s = perf_counter() + _EXIT_S
+    jobs = list(_started)
+    for job in jobs:
+        job.stop()
+    for job in jobs:
+        job.join(max(0.0, until_s - perf_counter()))
 
 
 def _raise_in(thread: int, kind: type[BaseException]) -> None:

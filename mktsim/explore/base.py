@@ -35,6 +35,9 @@ from mktsim.explore.drawing import code_block
 
 DEBOUNCE_S: Final = 0.15
 _ALERT = "border-left:4px solid #D55E00;padding:.2em .6em"
+#: An answer to another question than the one that failed must not look like the one to it.
+_STALE = "mktsim-stale"
+_STYLE = f"<style>.{_STALE} {{opacity: .4}}</style>"
 
 
 class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types.
@@ -93,7 +96,9 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types.
             control.observe(self._changed, "value")
         super().__init__(
             [
-                widgets.HTML(f"<b>{escape(self.title)}</b><br><span style='opacity:.8'>{escape(self.about)}</span>"),
+                widgets.HTML(
+                    f"{_STYLE}<b>{escape(self.title)}</b><br><span style='opacity:.8'>{escape(self.about)}</span>"
+                ),
                 widgets.VBox(_arranged(list(self.controls.values()))),
                 widgets.HBox([*self.buttons.values(), self.code], layout={"flex_flow": "row wrap"}),
                 widgets.HBox([self._status, self._progress], layout={"min_height": "2.2em", "align_items": "center"}),
@@ -169,6 +174,8 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types.
         """Stop and remove the widget."""
         self.stop()
         self._job, self._working = None, False
+        if self._settled is not None:  # Nothing will be shown any more: who waits for it may go on.
+            self._settled.set()
         super().close()
 
     # -- machinery ----------------------------------------------------------------------------------------------------
@@ -243,6 +250,7 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types.
                     self._say(f"computing … {progress.done:,}{of} {progress.what}")
                 if job.partial is not None:
                     self._result.value = job.partial
+                    self._result.remove_class(_STALE)
             return
         if not self._working:
             return
@@ -258,6 +266,7 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types.
         else:
             self.errors.outputs = ()
             self._result.value = job.result
+            self._result.remove_class(_STALE)
             self._say("ready")
         if self._settled is not None:
             self._settled.set()
@@ -285,6 +294,7 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types.
                 "output_type": "error", "ename": type(error).__name__, "evalue": str(error), "traceback": trace,
             }  # fmt: skip
         self.errors.outputs = (output,)
+        self._result.add_class(_STALE)
         self._say(f"failed: {type(error).__name__}; any answer below is from before", alert=True)
 
     def _say(self, text: str, *, alert: bool = False) -> None:

@@ -93,6 +93,17 @@ def shown(value: Any) -> str:
     return text if len(text) <= 200 else text[:199] + "…"
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """Return a number and what it counts.
+
+    Examples
+    --------
+    >>> counted(1, "moment"), counted(2_000, "moment"), counted(0, "copy", "copies")
+    ('1 moment', '2,000 moments', '0 copies')
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def _side(value: Any) -> str:
     return "right" if isinstance(value, int | float | np.integer) else "left"
 

@@ -10,8 +10,8 @@ import pandas as pd
 
 from mktsim.explore.background import Slices
 from mktsim.explore.base import Explorer
-from mktsim.explore.controls import check, choice, number, seed_box, whole
-from mktsim.explore.drawing import caption, paragraph, picture, rows_table, stacked_axes
+from mktsim.explore.controls import check, check_whole, choice, number, seed_box, whole
+from mktsim.explore.drawing import caption, paragraph, picture, rows_table, shown, stacked_axes
 from mktsim.explore.pasting import code_of, imports_of
 from mktsim.explore.questions import resilient_policy, ride_through
 from mktsim.sim import Exponential, Uniform, World
@@ -51,7 +51,7 @@ class Faults(Explorer):
     about = "A request every 100 ms, partial answers allowed. Choose a vendor, press a button, and the run goes on."
 
     def __init__(self, *, vendors: int = 12) -> None:
-        self._vendors = min(max(vendors, 2), 40)
+        self._vendors = check_whole("vendors", vendors, 2, 40)
         #: Faults so far, and requests sent.
         self.schedule: tuple[Fault, ...] = ()
         self.requests = _MORE
@@ -90,13 +90,19 @@ class Faults(Explorer):
 
     def _reset(self) -> None:
         self.schedule, self.requests = (), _MORE
+        self._enable()
         self.refresh()
 
     def _go_on(self, schedule: tuple[Fault, ...] | None = None) -> None:
         if self.requests < _MOST:
             self.schedule = self.schedule if schedule is None else schedule
             self.requests += _MORE
+        self._enable()
         self.refresh()
+
+    def _enable(self) -> None:
+        for name in ("go", "kill", "slow", "partition", "heal"):
+            self.buttons[name].disabled = self.requests >= _MOST
 
     def values(self) -> dict[str, Any]:
         """See :meth:`Explorer.values`."""
@@ -143,8 +149,10 @@ class Faults(Explorer):
         text = (
             f"Last request: {last['answered']} of {last['asked']} vendors answered in {last['sojourn_time_ms']:.1f} ms"
         )
+        if values["requests"] >= _MOST:
+            text += f"; {_MOST} requests are the end of this run: Reset begins anew"
         facts = [
-            ("answer", ", ".join(map(str, last["answer"])) or "none"),
+            ("answer", "; ".join(", ".join(map(shown, row)) for row in last["answer"]) or "none"),
             ("missing", ", ".join(last["missing"]) or "nobody"),
             ("guarantee", last["guarantee"]),
             ("calls", int(last["calls"])),

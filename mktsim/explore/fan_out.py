@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -56,7 +57,16 @@ class FanOut(Explorer):
             "beside_flat": check("flat beside it", True, "Where there is a tree, show the flat scatter as well"),
             "seed": seed_box(1),
         }
+        for name in ("service", "width"):
+            controls[name].observe(lambda _: self._enable(controls), "value")
+        self._enable(controls)
         super().__init__(controls)
+
+    @staticmethod
+    def _enable(controls: Mapping[str, Any]) -> None:
+        """Let only those be moved that count."""
+        controls["mean_ms"].disabled = controls["service"].value == "preset"
+        controls["beside_flat"].disabled = controls["width"].value == "flat"
 
     def _scenario(self, values: dict[str, Any]) -> Scenario:
         window = None if values["window"] == "preset" else values["window"]

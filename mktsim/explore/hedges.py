@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
-
-import pandas as pd
-from matplotlib.axes import Axes
 
 from mktsim.explore.background import Slices
 from mktsim.explore.base import Explorer
 from mktsim.explore.controls import check, choice, number, seed_box, whole
-from mktsim.explore.drawing import caption, paragraph, picture, stacked_axes, table
+from mktsim.explore.drawing import counted, paragraph, picture, table
 from mktsim.explore.pasting import code_of, imports_of
 from mktsim.explore.questions import SERVICES, HedgedRequest, hedged_request
 from mktsim.fanout.policy import ScatterPolicy
 from mktsim.sim import Background, Exponential, World
-from mktsim.study.charts import PALETTE
+from mktsim.study.charts import waterfall_chart
 from mktsim.study.scenario import Scenario
 
 _REQUESTS: Final = 400
-#: The parts of a call, from a step to the next, and how they look.
-_PARTS: Final = (
-    ("sent_ms", "arrived_ms", "on its way", PALETTE[4], ""),
-    ("arrived_ms", "served_ms", "queue and service", PALETTE[0], ""),
-    ("served_ms", "back_ms", "way back", PALETTE[4], "///"),
-    ("back_ms", "end_ms", "taken in", "#000000", ""),
-)
+#: Calls that are drawn, of more those that ended last.
+_MOST: Final = 24
 
 
 class Stragglers(Explorer):
@@ -63,7 +56,15 @@ class Stragglers(Explorer):
             "tied": check("tied", False, "The copy that is served first withdraws its twin"),
             "seed": seed_box(1),
         }
+        controls["hedge"].observe(lambda _: self._enable(controls), "value")
+        self._enable(controls)
         super().__init__(controls)
+
+    @staticmethod
+    def _enable(controls: Mapping[str, Any]) -> None:
+        """Let only those be moved that count."""
+        for name in ("hedge_ms", "tied"):
+            controls[name].disabled = not controls["hedge"].value
 
     def _scenario(self, values: dict[str, Any]) -> Scenario:
         busy = values["utilisation"]
@@ -86,9 +87,11 @@ class Stragglers(Explorer):
         """See :meth:`Explorer.draw`."""
         text = f"Request {values['request']} took {answer.time_ms:.1f} ms"
         if values["hedge"]:
-            text += f" with {answer.copies} second copies; without hedging, same draws, {answer.plain_ms:.1f} ms"
-        axes = waterfall_axes(answer.waterfall, end_ms=answer.time_ms)
-        caption(axes, f"Simulated: one request over {values['leaves']} vendors, seed {values['seed']}")
+            copies = counted(answer.copies, "second copy", "second copies")
+            text += f" with {copies}; without hedging, same draws, {answer.plain_ms:.1f} ms"
+        note = f"Simulated: request {values['request']} over {values['leaves']} vendors, seed {values['seed']}."
+        frame = answer.waterfall
+        axes = waterfall_chart(frame, title="One request", caption=note, most=_MOST, end_ms=answer.time_ms)
         title = f"{_REQUESTS} requests, 95 % intervals, same draws for both"
         return paragraph(f"{text}.") + picture(axes, f"Waterfall chart. {text}.") + table(answer.effect, title=title)
 
@@ -101,33 +104,3 @@ class Stragglers(Explorer):
             f"answer = finish(hedged_request(scenario, request={values['request']}, requests={_REQUESTS}, "
             f"seed={values['seed']}))\nanswer.waterfall"
         )
-
-
-def waterfall_axes(frame: pd.DataFrame, *, end_ms: float) -> Axes:
-    """Draw a waterfall table: a bar a call, in the order in which they ended, the stragglers at the bottom."""
-    ordered = frame.sort_values("rank", ascending=False, ignore_index=True)
-    (axes,) = stacked_axes(1.2 + 0.12 * max(len(ordered), 12))
-    for begin, end, label, colour, hatch in _PARTS:
-        width = (ordered[end] - ordered[begin]).clip(lower=0)
-        axes.barh(
-            ordered.index, width, left=ordered[begin], height=0.75, color=colour, hatch=hatch, edgecolor="white",
-            linewidth=0.2, label=label,
-        )  # fmt: skip
-    copies = ordered[ordered["attempt"] > 0]
-    if len(copies):
-        axes.plot(copies["sent_ms"], copies.index, ">", color=PALETTE[1], ms=5, label="second copy", ls="none")
-    given_up = ordered[ordered["outcome"] == "cancelled"]
-    if len(given_up):
-        axes.plot(given_up["end_ms"], given_up.index, "x", color="#777777", ms=4, label="withdrawn", ls="none")
-    axes.axvline(end_ms, color="#000000", lw=1, ls=":", label="answered")
-    names = [
-        target.rpartition("/")[2] + ("′" if attempt else "")
-        for target, attempt in zip(ordered["target"], ordered["attempt"], strict=True)
-    ]
-    axes.set_yticks(ordered.index, names, fontsize=6)
-    axes.set_ylim(len(ordered) - 0.4, -0.6)
-    axes.set_xlim(left=0)
-    axes.set(xlabel="since the request began, simulated ms", ylabel="vendor (′: second copy)")
-    axes.grid(False, axis="y")
-    axes.legend(fontsize=7, frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
-    return axes

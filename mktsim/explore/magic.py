@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import keyword
 import re
 import shlex
 from collections.abc import Coroutine, Mapping
@@ -101,8 +102,8 @@ def _parser() -> _Parser:
     add("--explain", action="store_true", help="show how the statement would be answered, without running it")
     add("--simulate", metavar="PRESET", help="simulate the fan-out to the vendors that it would visit")
     add("--vendors", type=int, metavar="N", help="with --simulate: as if it visited so many")
-    add("--requests", type=int, default=400, metavar="N", help="with --simulate: how many (default 400)")
-    add("--seed", type=int, default=1, help="with --simulate: decides every draw (default 1)")
+    add("--requests", type=int, metavar="N", help="with --simulate: how many (default 400)")
+    add("--seed", type=int, help="with --simulate: decides every draw (default 1)")
     add("--allow-partial", action="store_true", help="answer from the vendors that answered")
     add("--deadline", type=float, metavar="SECONDS", help="stop waiting after so long")
     return parser
@@ -126,13 +127,32 @@ def market(line: str, cell: str | None = None) -> Coroutine[Any, Any, Any]:
     if cell is None:
         begin = _STATEMENT.search(line)
         line, cell = (line, "") if begin is None else (line[: begin.start()], line[begin.end() :])
+    parser = _parser()
     try:
-        options = _parser().parse_args(shlex.split(line))
+        options, unknown = parser.parse_known_args(shlex.split(line))
     except ValueError as error:  # An open quote.
         raise UsageError(f"%%market: {error}") from None
+    _check_options(parser, options, unknown)
     if not cell.strip():
         raise UsageError("%%market needs a SELECT: in the cell's body, or behind %market")
     return _answer(options, cell, shell)
+
+
+def _check_options(parser: _Parser, options: argparse.Namespace, unknown: list[str]) -> None:
+    """Refuse, before anything is asked, what would be overlooked otherwise."""
+    if unknown:
+        parser.error(
+            f"{unknown[0]!r:.80} is no option; the statement, which begins with SELECT, WITH or VALUES, stands in the "
+            "cell below %%market, or behind %market"
+        )
+    name = options.output
+    if name is not None and (not name.isidentifier() or keyword.iskeyword(name)):
+        parser.error(f"-o takes a variable's name, not {name!r:.80}")
+    if options.explain and options.simulate:
+        parser.error("--explain and --simulate are two questions: ask one")
+    alone = [name for name in ("vendors", "requests", "seed") if getattr(options, name) is not None]
+    if alone and not options.simulate:
+        parser.error(f"--{alone[0]} goes with --simulate PRESET")
 
 
 async def _answer(options: Any, cell: str, shell: InteractiveShell) -> Any:
@@ -142,12 +162,14 @@ async def _answer(options: Any, cell: str, shell: InteractiveShell) -> Any:
         if options.explain or options.simulate:
             answer: Any = target.explain(sql, params)
             if options.simulate:
-                visited = answer.vendors if options.vendors is None else options.vendors
+                visited = max(answer.vendors, 1) if options.vendors is None else options.vendors
                 scenario = Scenario(
-                    vendors=max(visited, 1), preset=options.simulate, statement=sql, params=tuple(params.values())
-                )
+                    vendors=visited, preset=options.simulate, statement=sql, params=tuple(params.values())
+                ).planned_elsewhere()
                 # In a thread: simulations take long, and the kernel has others to answer.
-                answer = await asyncio.to_thread(simulate, scenario, requests=options.requests, seed=options.seed)
+                requests = 400 if options.requests is None else options.requests
+                seed = 1 if options.seed is None else options.seed
+                answer = await asyncio.to_thread(simulate, scenario, requests=requests, seed=seed)
         else:
             result = await target.query(sql, params, allow_partial=options.allow_partial, deadline_s=options.deadline)
             if not result.coverage.complete:
@@ -157,8 +179,6 @@ async def _answer(options: Any, cell: str, shell: InteractiveShell) -> Any:
         raise _short(error) from None
     if options.output is None:
         return answer
-    if not options.output.isidentifier():
-        raise UsageError(f"-o takes a variable's name, not {options.output!r:.80}")
     shell.user_ns[options.output] = answer
     return None
 

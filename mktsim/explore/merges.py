@@ -10,7 +10,7 @@ from mktsim.errors import InvalidArgumentError
 from mktsim.explore.background import Progress, Slices
 from mktsim.explore.base import Explorer
 from mktsim.explore.controls import choice, seed_box, text, whole
-from mktsim.explore.drawing import paragraph, rows_table
+from mktsim.explore.drawing import counted, paragraph, rows_table
 from mktsim.explore.pasting import code_of, imports_of
 from mktsim.explore.questions import MergeComparison, compare_merges
 from mktsim.study.scenario import Scenario
@@ -54,6 +54,8 @@ class Merge(Explorer):
     about = "Table products(id, vendorId, name, category, price, rating, stock), a database for each vendor."
 
     def __init__(self, statement: str | None = None, *, vendors: int = 6, products: int = 8) -> None:
+        if statement is not None and not isinstance(statement, str):
+            raise InvalidArgumentError(f"statement must be SQL text, not {statement!r:.80}")
         examples = [("…", ""), *EXAMPLES.items()]
         controls = {
             "example": choice("example", examples, "", "Puts a statement into the box below"),
@@ -64,6 +66,7 @@ class Merge(Explorer):
             "seed": seed_box(1),
         }
         controls["example"].observe(self._take, "value")
+        controls["statement"].observe(self._leave, "value")
         super().__init__(controls)
 
     def _take(self, change: Any) -> None:
@@ -71,8 +74,15 @@ class Merge(Explorer):
             self.controls["params"].value = "[]"
             self.controls["statement"].value = change["new"]
 
+    def _leave(self, change: Any) -> None:
+        """Let an example that was changed be chosen again."""
+        if change["new"] != self.controls["example"].value:
+            self.controls["example"].value = ""
+
     def work(self, values: dict[str, Any]) -> Slices:
         """See :meth:`Explorer.work`."""
+        if not values["statement"].strip():
+            raise InvalidArgumentError("there is no statement: type one, like SELECT COUNT(*) FROM products")
         compared = compare_merges(
             values["statement"], _params(values["params"]), self._scenario(values), seed=values["seed"]
         )
@@ -81,14 +91,15 @@ class Merge(Explorer):
 
     def draw(self, values: dict[str, Any], answer: MergeComparison) -> str:
         """See :meth:`Explorer.draw`."""
-        exact = rows_table(answer.columns, answer.exact, title=f"exact: {len(answer.exact):,} rows")
+        exact = rows_table(answer.columns, answer.exact, title=f"exact: {counted(len(answer.exact), 'row')}")
         if answer.naive is None:
             naive = paragraph(f"The naive merge breaks down: {answer.naive_error}")
         else:
-            naive = rows_table(answer.columns, answer.naive, title=f"naive: {len(answer.naive):,} rows")
+            naive = rows_table(answer.columns, answer.naive, title=f"naive: {counted(len(answer.naive), 'row')}")
         verdict = "The naive merge is right here." if answer.agree else "The naive merge is wrong here."
         mark, colour = ("✓", "#009E73") if answer.agree else ("✗", "#D55E00")
-        note = f"{verdict} The exact one took {answer.rows_shipped:,} rows from {values['vendors']} vendors."
+        shipped = counted(answer.rows_shipped, "row")
+        note = f"{verdict} The exact one took {shipped} from {counted(values['vendors'], 'vendor')}."
         return (
             answer.explanation._repr_html_()
             + f"<p style='border-left:4px solid {colour};padding-left:.6em'><b>{mark}</b> {escape(note)}</p>"

@@ -9,7 +9,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from mktsim.explore.background import Progress, Slices
 from mktsim.explore.base import Explorer
-from mktsim.explore.controls import scale, whole
+from mktsim.explore.controls import check_whole, scale, whole
 from mktsim.explore.drawing import caption, dress, paragraph, picture, stacked_axes, table
 from mktsim.explore.questions import RingChange, ring_change
 from mktsim.study.charts import PALETTE
@@ -43,7 +43,7 @@ class Ring(Explorer):
     about = "Each shard owns many points of a ring, and a vendor belongs to the next point clockwise of its hash."
 
     def __init__(self, *, shards: int = 5, vendors: int = 1000) -> None:
-        self._start = tuple(f"shard-{number:02}" for number in range(min(max(shards, 1), _MOST)))
+        self._start = tuple(f"shard-{number:02}" for number in range(check_whole("shards", shards, 1, _MOST)))
         #: Shards before the last change, and now.
         self.before = self.after = self._start
         controls = {
@@ -56,6 +56,11 @@ class Ring(Explorer):
             "reset": ("Reset", "Back to the shards of the start", self._reset),
         }
         super().__init__(controls, actions)
+        self._enable()
+
+    def _enable(self) -> None:
+        self.buttons["add"].disabled = len(self.after) >= _MOST
+        self.buttons["remove"].disabled = len(self.after) <= 1
 
     def _add(self) -> None:
         if len(self.after) < _MOST:
@@ -72,6 +77,7 @@ class Ring(Explorer):
 
     def _change(self, after: tuple[str, ...]) -> None:
         self.before, self.after = self.after, after
+        self._enable()
         self.refresh()
 
     def values(self) -> dict[str, Any]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Final
 
+from mktsim.errors import InvalidArgumentError
 from mktsim.explore.background import Slices
 from mktsim.explore.base import Explorer
 from mktsim.explore.controls import choice, number, seed_box, whole
-from mktsim.explore.drawing import paragraph, table
+from mktsim.explore.drawing import counted, paragraph, table
 from mktsim.explore.pasting import code_of, imports_of
 from mktsim.explore.questions import SERVICES, Replay, replay
 from mktsim.sim import Exponential, World
@@ -44,6 +45,10 @@ class Stepper(Explorer):
     about = "A moment is an instant at which something is recorded. Stepping, running and resetting give the same log."
 
     def __init__(self, program: Program | None = None, world: World | None = None) -> None:
+        if program is not None and not callable(program):
+            raise InvalidArgumentError(f"program must be a function of a network, not {program!r:.80}")
+        if world is not None and not isinstance(world, World):
+            raise InvalidArgumentError(f"world must be a World, not {world!r:.80}")
         self._program, self._own_world = program, world
         #: Moments to show; None for all.
         self.moments: int | None = 0
@@ -109,7 +114,8 @@ class Stepper(Explorer):
         counts = ", ".join(f"{count:,} {what}" for what, count in log["what"].value_counts(sort=False).items())
         state = "the end" if answer.done else "under way"
         text = (
-            f"{answer.now_ms:.3f} ms, {state}: {answer.moments:,} moments, {len(log):,} steps ({counts or 'none yet'})"
+            f"{answer.now_ms:.3f} ms, {state}: {counted(answer.moments, 'moment')}, {counted(len(log), 'step')} "
+            f"({counts or 'none yet'})"
         )
         recent = log.tail(_SHOWN)[["time_ms", "what", "request", "attempt", "source", "target"]]
         recent = recent.assign(time_ms=recent["time_ms"].map("{:.3f}".format))
@@ -119,12 +125,25 @@ class Stepper(Explorer):
     def config_of(self, values: dict[str, Any]) -> str:
         """See :meth:`Explorer.config_of`."""
         world = self._world(values)
-        program = "program"
+        imports = imports_of(world, finish="mktsim.explore.questions", replay="mktsim.explore.questions")
         if self._program is None:
-            program = f"partial(scatters, leaves={values['leaves']}, requests=range({values['requests']}))"
+            imports = f"from functools import partial\n\n{imports}\nfrom mktsim.sim.events import scatters"
+            made = f"program = partial(scatters, leaves={values['leaves']}, requests=range({values['requests']}))\n"
+            name = "program"
+        else:
+            name, known = _named(self._program)
+            imports, made = f"{imports}\n{known}", ""
         return (
-            "from functools import partial\n\nfrom mktsim.explore.questions import finish, replay\n"
-            f"{imports_of(world)}\nfrom mktsim.sim.events import scatters\n\n"
-            f"world = {code_of(world)}\nprogram = {program}\n"
-            f"finish(replay(program, world, moments={self.moments}, seed={values['seed']})).log"
+            f"{imports}\n\nworld = {code_of(world)}\n{made}"
+            f"finish(replay({name}, world, moments={values['moments']}, seed={values['seed']})).log"
         )
+
+
+def _named(program: Program) -> tuple[str, str]:
+    """Return the name of a user's program, and the line that makes it known or says who must."""
+    name, module = getattr(program, "__qualname__", ""), getattr(program, "__module__", None)
+    if not name.isidentifier():
+        return "program", f"# program: what this stepper was given, {program!r:.80}; give it this name before."
+    if module in (None, "__main__"):
+        return name, f"# {name}: your own program, async def {name}(network); define it before."
+    return name, f"from {module} import {name}"

@@ -22,6 +22,7 @@ A generic coordinator (no schema given) reads the schema from its scanners: see 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -104,7 +105,7 @@ class QueryCoordinator:
     Raises
     ------
     InvalidArgumentError
-        Two scanners share an id or an address, or the width is below 2.
+        A scanner is none, two share an id or an address, or the width is below 2.
 
     Examples
     --------
@@ -158,13 +159,13 @@ class QueryCoordinator:
 
     def _arrange(self, scanners: Sequence[ScatterTarget]) -> None:
         """Lay the scanners out: their places, the tree above them."""
-        self.scanners = tuple(scanners)
+        self.scanners = _checked_scanners(scanners)
         self._leaves = tuple(leaves(self.scanners))
         self._by_id = {scanner.id: scanner for scanner in self._leaves}
         if len(self._by_id) != len(self._leaves):
             seen: set[str] = set()
             twice = next(s.id for s in self._leaves if s.id in seen or seen.add(s.id))  # type: ignore[func-returns-value]
-            raise InvalidArgumentError(f"two scanners have the id {twice!r}")
+            raise InvalidArgumentError(f"two scanners have the id {twice!r:.80}")
         self._top = tuple(tree(self.scanners, self._fanout_width, prefix=f"{self.address}/aggregator"))
         self._nodes = {node.id: node for node in _inner_nodes(self._top)}
         self._place |= {scanner.id: place for place, scanner in enumerate(self._leaves)}  # others may be under way
@@ -359,8 +360,8 @@ class QueryCoordinator:
         policy = self.policy if policy is None else _checked_policy(policy)
         if deadline_s is None:
             deadline_s = policy.deadline_s
-        elif not deadline_s > 0:
-            raise InvalidArgumentError(f"deadline_s must be positive, not {deadline_s}")
+        else:
+            _check_deadline(deadline_s)
         if policy.max_in_flight is not None and self._in_flight >= policy.max_in_flight:
             raise OverloadedError(
                 f"{self.address!r:.80} has {self._in_flight} queries under way, as many as the policy allows: retry",
@@ -705,6 +706,22 @@ def _checked_policy(policy: Any) -> ScatterPolicy:
     return policy
 
 
+def _check_deadline(deadline_s: Any) -> None:
+    good = isinstance(deadline_s, int | float) and not isinstance(deadline_s, bool)
+    if not good or not (0 < deadline_s <= 1e300 or deadline_s == math.inf):
+        raise InvalidArgumentError(f"deadline_s must be a positive number of seconds, not {deadline_s!r:.80}")
+
+
+def _checked_scanners(scanners: Any) -> tuple[ScatterTarget, ...]:
+    if isinstance(scanners, str | bytes | Mapping) or not isinstance(scanners, Iterable):
+        raise InvalidArgumentError(f"scanners must be a sequence of scanners, not {scanners!r:.80}")
+    listed = tuple(scanners)
+    for scanner in listed:
+        if not all(hasattr(scanner, name) for name in ("id", "address", "scan")):  # To look at its width reads a store.
+            raise InvalidArgumentError(f"a scanner has an id, an address, scan(), as Scanner has; not {scanner!r:.80}")
+    return listed
+
+
 def _from_replicas(partials: Mapping[str, Partial]) -> bool:
     return any(partial.stale is not None for partial in partials.values())
 
@@ -721,6 +738,8 @@ def _replicas(
     replicas: Mapping[str, Sequence[ScatterTarget | str]], scanners: Mapping[str, ScatterTarget]
 ) -> tuple[list[ScatterTarget], dict[str, list[str]]]:
     """Return the replicas to serve, and the addresses of all by the id of the scanner they stand for."""
+    if not isinstance(replicas, Mapping):
+        raise InvalidArgumentError(f"replicas maps ids of scanners to lists of replicas; {replicas!r:.80} does not")
     served: list[ScatterTarget] = []
     addresses: dict[str, list[str]] = {}
     for id_, listed in replicas.items():

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SHOWN_ROWS = 20
+_LEFT = "text-align:left;vertical-align:top"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,9 @@ class QueryStats:
     tier : str
         ``route``, ``two-phase``, ``collect`` or ``local``.
     vendors_asked, vendors_answered, vendors_pruned : int
-        Vendors; pruned ones were proven irrelevant and not visited.
+        Vendors; pruned ones were proven irrelevant and not visited. Asked are those whose rows the answer might have
+        needed, answered those of whom nothing is missing: they need not have been read. Where a LIMIT without ORDER BY
+        is full after a shard's first vendors, the scan ends there, and the shard's others count as answered.
     rows_shipped : int
         Rows that reached the coordinator.
     wall_s : dict
@@ -285,8 +288,16 @@ class Explanation:
     def __str__(self) -> str:
         return "\n".join(f"{name:<8} {value}" for name, value in self._lines())
 
+    def __repr__(self) -> str:
+        """Return one line; `print` shows the statements and the rules, as IPython does."""
+        return f"<Explanation {self.tier}, {self.vendors:,} vendors to visit, {self.pruned:,} pruned: {self.sql!r:.80}>"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(repr(self) if cycle else str(self))
+
     def _repr_html_(self) -> str:
         rows = "".join(
-            f"<tr><th>{name}</th><td><code>{escape(value)}</code></td></tr>" for name, value in self._lines()
+            f"<tr><th style='{_LEFT}'>{name}</th><td style='{_LEFT}'><code>{escape(value)}</code></td></tr>"
+            for name, value in self._lines()
         )
         return f"<table>{rows}</table>"

@@ -27,6 +27,7 @@ from mktsim.errors import (
     VendorDownError,
     VendorError,
     VendorTimeoutError,
+    shortened,
 )
 from mktsim.fanout.interrupt import interrupting, limited, prepare, was_interrupted
 from mktsim.fanout.messages import Partial, ScatterRequest
@@ -198,7 +199,7 @@ class Scanner:
             raise self._named(error) from error
 
     def _partial(self, answers: Iterable[Any], request: ScatterRequest) -> Partial:
-        parts = [[row if type(row) is tuple else _as_tuple(row) for row in answer] for answer in answers]
+        parts = [[row if type(row) is tuple else as_tuple(row) for row in answer] for answer in answers]
         if self._connection is None and request.widths:
             for part, width in zip(parts, request.widths, strict=True):
                 _check_rows(part, width)
@@ -216,7 +217,7 @@ class Scanner:
             kind = VendorTimeoutError
         elif isinstance(error, ConnectionError | EOFError):
             kind = VendorDownError
-        return kind(f"vendor {self.id!r} failed: {type(error).__name__}: {error}", vendor_id=self.id)
+        return kind(f"vendor {self.id!r} failed: {type(error).__name__}: {shortened(error)}", vendor_id=self.id)
 
 
 def _close(answers: Iterable[Any]) -> None:
@@ -226,7 +227,8 @@ def _close(answers: Iterable[Any]) -> None:
             answer.close()
 
 
-def _as_tuple(row: Any) -> Row:
+def as_tuple(row: Any) -> Row:
+    """Return a row as a tuple of its values; raise TypeError where it is no row."""
     if isinstance(row, str | bytes):
         raise TypeError(f"a row must be a sequence of values, not {row!r:.80}")
     return tuple(row.values()) if isinstance(row, Mapping) else tuple(row)
@@ -320,17 +322,10 @@ class ShardScanner:
             return self._elsewhere(request)
         if request.deadline_s is not None:
             return self._in_slices(request)
-        # Between vendors of one process nothing is saved by combining: the gather does the same work.
         if not request.allow_partial:
-            only = request.vendor_ids
-            return _to_keep(
-                _partial(
-                    *self._store.collect(
-                        self.id, request.statements, vendor_ids=only, top=request.top, as_of=request.as_of
-                    )
-                ),
-                request,
-            )
+            only, merges = request.vendor_ids, _merges(request)
+            options: dict[str, Any] = {"vendor_ids": only, "top": request.top, "as_of": request.as_of, "merges": merges}
+            return _to_keep(_partial(*self._store.collect(self.id, request.statements, **options)), request)
         failures: dict[str, Exception] = {}
         partial = scan_all(self._visit_sound(request, failures))
         return Partial(partial.segments, partial.answered, partial.rows, failures) if failures else partial
@@ -458,8 +453,9 @@ def _scanned(path: str, request: ScatterRequest) -> Partial:
     wanted = None if request.vendor_ids is None else sorted(request.vendor_ids)
     end_s = None if request.budget_s is None else perf_counter() + request.budget_s
     if end_s is None:
-        found = scanner.collect(list(request.statements), vendor_ids=wanted, top=request.top, as_of=request.as_of)
-        partial = _partial(*found)
+        merges = _merges(request)
+        options: dict[str, Any] = {"vendor_ids": wanted, "top": request.top, "as_of": request.as_of, "merges": merges}
+        partial = _partial(*scanner.collect(list(request.statements), **options))
     else:
         answers = scanner.scan(list(request.statements), vendor_ids=wanted, top=request.top, as_of=request.as_of)
         try:
@@ -478,6 +474,11 @@ def _scanned(path: str, request: ScatterRequest) -> Partial:
         return partial
     segments = combined(partial.segments, request.combine)
     return Partial(segments, partial.answered, sum(len(parts[0]) for _, parts in segments))
+
+
+def _merges(request: ScatterRequest) -> tuple[str, ...]:
+    """Return how rows merge as they come, nothing where they must not, or where the sender keeps them by vendors."""
+    return () if request.combine is None or request.keep else request.combine[0].merges
 
 
 def _to_keep(partial: Partial, request: ScatterRequest) -> Partial:

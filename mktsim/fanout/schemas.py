@@ -10,11 +10,11 @@ made once: pass a schema to the coordinator where rows may later break that cont
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mktsim.errors import EmptyFleetError, IncompleteAnswerError, InvalidArgumentError, SchemaMismatchError
-from mktsim.fanout.scanner import ScatterTarget
+from mktsim.fanout.scanner import ScatterTarget, as_tuple
 from mktsim.sql import SCHEMA_QUERY, Planner, Schema
 from mktsim.sqlite import quote
 
@@ -27,7 +27,7 @@ async def read_planner(scanners: Sequence[ScatterTarget]) -> Planner:
     EmptyFleetError
         There is no scanner to read it from.
     InvalidArgumentError
-        A scanner cannot run statements of this kind.
+        A scanner cannot run statements of this kind, or does not answer with rows.
     IncompleteAnswerError
         None of them answered.
     SchemaMismatchError
@@ -72,7 +72,7 @@ async def _settle(scanners: Sequence[ScatterTarget], answers: list[Any]) -> Plan
         if isinstance(answer, Exception):
             failure = answer  # A vendor that is down now will be missing from the query's coverage.
         else:
-            schemas.append((scanner, Schema.from_rows(tuple(row) for row in answer)))
+            schemas.append((scanner, _schema_of(scanner, answer)))
     if not schemas:
         raise IncompleteAnswerError(
             f"no vendor could be asked for its schema: {failure}", answered=0, missing=[s.id for s in scanners]
@@ -89,6 +89,16 @@ async def _settle(scanners: Sequence[ScatterTarget], answers: list[Any]) -> Plan
     return Planner(Schema(schema.statements, shard_column=column), functions=functions)
 
 
+def _schema_of(scanner: Any, answer: Any) -> Schema:
+    try:
+        return Schema.from_rows(list(map(as_tuple, answer)))
+    except (InvalidArgumentError, TypeError):
+        raise InvalidArgumentError(
+            f"execute of vendor {scanner.id!r:.80} must return rows, here of (type, name, sql) from sqlite_schema, not "
+            f"{answer!r:.80}; or pass schema="
+        ) from None
+
+
 async def _verified_shard_column(scanners: Sequence[Any], schema: Schema) -> str | None:
     tables = [table for table in Planner(schema).catalog.tables.values() if table.kind == "table"]
     sharded = [table for table in tables if table.column("vendorId") is not None]
@@ -98,7 +108,7 @@ async def _verified_shard_column(scanners: Sequence[Any], schema: Schema) -> str
         for table in sharded:
             sql = f"SELECT 1 FROM {quote(table.name)} WHERE vendorId IS NOT ? LIMIT 1"
             answer = await _settled(_attempt(scanner.execute, sql, (scanner.id,)))
-            if isinstance(answer, Exception) or list(answer):
+            if isinstance(answer, Exception) or not isinstance(answer, Iterable) or list(answer):
                 return None
     return "vendorId"
 

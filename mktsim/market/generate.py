@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from mktsim.errors import DuplicateError, InvalidArgumentError, MktsimError, StorageError
+from mktsim.errors import DuplicateError, InvalidArgumentError, MktsimError, StorageError, cause, shortened
 from mktsim.market.catalogue import catalogue
 from mktsim.market.layout import UNFINISHED, Layout, find_layout
 from mktsim.market.nouns import SCHEMA
@@ -75,7 +75,7 @@ def generate(
     Raises
     ------
     InvalidArgumentError
-        Also where another call was interrupted in this folder.
+        A value is not of its kind or out of range, or another call was interrupted in this folder.
     StorageError
         The folder cannot be used, or the disk is full.
     DuplicateError
@@ -96,7 +96,12 @@ def generate(
     if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or not 1 <= workers <= 256):
         raise InvalidArgumentError(f"workers is a whole number from 1 to 256, not {workers!r:.80}")
     catalogue(vendors=vendors, products=products, seed=seed)  # Refuses what is out of range, before anything is made.
-    folder = Path(path)
+    if not isinstance(progress, bool):
+        raise InvalidArgumentError(f"progress must be True or False, not {progress!r:.80}")
+    try:
+        folder = Path(path)
+    except TypeError:
+        raise InvalidArgumentError(f"a path is a string or a Path, not {path!r:.80}") from None
     layout = find_layout(folder, store="packed", shards=shards, virtual_nodes=None, unfinished=True)
     _begin(folder, layout, {"vendors": vendors, "products": products, "seed": seed})
     if workers is None:
@@ -125,7 +130,7 @@ def _begin(folder: Path, layout: Layout, wanted: dict[str, int]) -> None:
         try:
             found = json.loads(mark.read_bytes())
         except (OSError, ValueError) as error:
-            raise StorageError(f"{str(mark)!r:.300} cannot be read: {error}") from error
+            raise StorageError(f"{str(mark)!r:.300} cannot be read: {shortened(error)}") from cause(error)
         if found != wanted:
             raise InvalidArgumentError(
                 f"in {str(folder)!r:.300} {found} was interrupted: make the same call again, or choose a new folder"

@@ -23,7 +23,7 @@ from mktsim.fanout import Explanation, QueryCoordinator, QueryResult, RowStream,
 from mktsim.limits import Lateness
 from mktsim.market.administration import Administration
 from mktsim.market.cart import Cart
-from mktsim.market.footprint import check_opened, report
+from mktsim.market.footprint import check_opened, check_shards, report
 from mktsim.market.layout import Layout, find_layout
 from mktsim.market.listening import VendorStub
 from mktsim.market.nouns import NOUNS
@@ -100,7 +100,8 @@ class Marketplace(Administration, Sharding, Replicated):
         self._replication: Replication | None = None
         try:
             shard_map = layout.map()
-            self._vendors = layout.open_vendors(path, schema, shard_map.shard_of, migration)
+            check_shards(layout.store, len(shard_map.shards), replicas, executor)
+            self._vendors = layout.open_vendors(path, schema, shard_map.shard_of, migration, replicated=bool(replicas))
             self._closers.append(self._vendors.close)
             check_opened(self._vendors, executor)
             system = layout.open_system(path, SYSTEM_SCHEMA)
@@ -217,6 +218,9 @@ class Marketplace(Administration, Sharding, Replicated):
         Raises
         ------
         InvalidArgumentError, SchemaMismatchError, StorageError
+        LostFileError
+            A file that held data is missing or empty. With replicas a lost shard file is refused when it is used, so
+            that replicas can answer for it.
         ResourceLimitError
             The system allows fewer file descriptors or less memory than may be needed; see :meth:`limits`.
         """
@@ -435,7 +439,9 @@ class Marketplace(Administration, Sharding, Replicated):
         >>> bool((frame["used"] >= 0).all())
         True
         """
-        return report(self._vendors, len(self._rebalancer.map.shards), self._executor, self._lateness)
+        replicas = self._replication.count if self._replication is not None else 0
+        shards = len(self._vendors.shards)  # those that a rebalance is about to drop included
+        return report(self._vendors, shards, self._executor, self._lateness, replicas=replicas)
 
     async def balances(self) -> dict[str, int]:
         """Return the balance of every account over all vendors, in minor units; together they are 0."""

@@ -52,8 +52,6 @@ from mktsim.errors import (
 )
 from mktsim.fanout import QueryCoordinator, ShardScanner
 from mktsim.fanout.messages import Partial, ScatterRequest
-from mktsim.limits import check_descriptors
-from mktsim.market.footprint import SHARD_DESCRIPTORS
 from mktsim.market.layout import Layout
 from mktsim.market.placing import ShardMap
 from mktsim.market.rebalance import Rebalancer
@@ -86,12 +84,6 @@ def check_replicas(count: Any, layout: Layout, path: Path | None) -> int:
         raise InvalidArgumentError(
             f"{layout.shards} shards have room for {layout.shards - 1} replicas of each, not {count}: each lies with "
             "another shard"
-        )
-    if count:
-        check_descriptors(
-            (1 + count) * layout.shards * SHARD_DESCRIPTORS,
-            f"{count} replicas of {layout.shards:,} shards",
-            way_out="have fewer replicas",
         )
     return count
 

@@ -17,6 +17,8 @@ from mktsim.errors import (
     OrderError,
     SchemaMismatchError,
     StorageError,
+    cause,
+    shortened,
 )
 from mktsim.sqlite import Connection
 from mktsim.storage import VendorStore
@@ -59,7 +61,7 @@ def export_vendor(store: VendorStore, vendor_id: str, path: str | PathLike[str])
     try:
         replace_file(target, image, target.with_name(f"{target.name}.draft"))
     except (OSError, ValueError) as error:
-        raise StorageError(f"{str(target)!r:.300} cannot be written: {error}") from error
+        raise StorageError(f"{str(target)!r:.300} cannot be written: {shortened(error)}") from cause(error)
     return len(image)
 
 
@@ -73,7 +75,7 @@ def import_vendor(store: VendorStore, path: str | PathLike[str], last_serial: Ca
     try:
         image = Path(path).read_bytes()
     except (OSError, ValueError) as error:
-        raise StorageError(f"{str(path)!r:.300} cannot be read: {error}") from error
+        raise StorageError(f"{str(path)!r:.300} cannot be read: {shortened(error)}") from cause(error)
     adopted = store.template.adopt(image, str(path))
     connection = store.template.connection(adopted)
     try:

@@ -26,7 +26,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from mktsim.errors import InvalidArgumentError
+from mktsim.errors import InvalidArgumentError, cause, shortened
 from mktsim.sql.schema import Schema, Summarised
 from mktsim.sqlite import Error, connect, driver, quote
 
@@ -183,7 +183,8 @@ def noun(
             scratch.execute(statement)
         found = tuple(str(row[1]) for row in scratch.execute(f"PRAGMA table_info({quote(made.table)})"))
     except Error as error:
-        raise InvalidArgumentError(f"noun {name!r}: SQLite does not take its declaration: {error}") from error
+        message = f"noun {name!r:.80}: SQLite does not take its declaration: {shortened(error)}"
+        raise InvalidArgumentError(message) from cause(error)
     finally:
         scratch.close()
     if found != made.names:

@@ -54,6 +54,8 @@ class NodePlacement(ABC):
     def __init__(self, nodes: Iterable[str] | Mapping[str, float] = ()) -> None:
         if isinstance(nodes, str | bytes):
             raise InvalidArgumentError(f"nodes must be many ids, not one string: put {nodes!r:.80} into a list")
+        if not isinstance(nodes, Iterable):
+            raise InvalidArgumentError(f"nodes must be ids in a list, or weights by id, not {shown(nodes)}")
         self._weights: dict[str, float] = {}
         self._ids: tuple[str, ...] | None = None
         self._sorted: list[int] | None = None

@@ -39,7 +39,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mktsim.errors import InvalidArgumentError, SimulationError
+from mktsim.errors import InvalidArgumentError, SimulationError, cause, shortened
 from mktsim.sim import plain
 from mktsim.sim.conditions import READERS, Background, ColdStart, Geography, Hiccups, RequestLimit
 from mktsim.sim.draws import HORIZON_S as HORIZON_S
@@ -416,11 +416,12 @@ def load_preset(name: str | Path) -> Preset:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InvalidArgumentError(f"preset file {path.name} cannot be read: {error}") from error
+        message = f"preset file {path.name:.300} cannot be read: {shortened(error)}"
+        raise InvalidArgumentError(message) from cause(error)
     try:
         return _preset(path.stem, data)
     except InvalidArgumentError as error:
-        raise InvalidArgumentError(f"preset file {path.name}: {error}") from error
+        raise InvalidArgumentError(f"preset file {path.name:.300}: {error}") from error
 
 
 def _preset(name: str, data: dict[str, Any]) -> Preset:

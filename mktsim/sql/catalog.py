@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from mktsim.errors import InvalidArgumentError, ReadOnlyError, SQLSyntaxError, UnsupportedQueryError
+from mktsim.errors import InvalidArgumentError, ReadOnlyError, SQLSyntaxError, UnsupportedQueryError, cause
 from mktsim.sql import lexer
 from mktsim.sql.exact import register
 from mktsim.sql.lexer import PREFIX, Statement
@@ -262,7 +262,7 @@ class Catalog:
         except ExecTraceAbort:
             pass
         except Error as error:
-            raise self._refusal(statement, error, denied) from error
+            raise self._refusal(statement, error, denied) from cause(error)
         finally:
             self.whole.authorizer = None
         if not ran or not columns:

@@ -39,6 +39,9 @@ from mktsim.sqlite import Connection, SQLError, Value, connect, rows
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 _REAL_SEEN, _PLUS_INF, _MINUS_INF = 1, 2, 4
 _HEAD = struct.Struct("<Bqq")  # flags, high and low half of the 128-bit integer sum
+_TWO = struct.Struct("<2d")
+#: The head of a partial that is nothing but the floats after it.
+_ONLY_REAL = _HEAD.pack(_REAL_SEEN, 0, 0)
 _MAX = math.ldexp(1 - 2**-53, 1024)
 
 
@@ -179,15 +182,20 @@ def _as_number(value: str | bytes) -> int | float:
 def _partial(values: list[Value]) -> Value:
     kinds = set(map(type, values))
     if kinds == {float}:  # The hot path: a REAL column without NULL, infinity or overflow.
+        count = len(values)
         try:
             high = math.fsum(values)  # type: ignore[arg-type]
             if math.isfinite(high):
                 values.append(-high)
-                if not math.fsum(values):  # type: ignore[arg-type]
+                rest = math.fsum(values)  # type: ignore[arg-type]
+                if not rest:
                     return high + 0.0
-                values.pop()
+                values.append(-rest)
+                if not math.fsum(values):  # type: ignore[arg-type]
+                    return _ONLY_REAL + _TWO.pack(high, rest)
         except (OverflowError, ValueError):
             pass
+        del values[count:]
     total = ExactSum()
     total.add(values)
     return total.pack()
@@ -196,8 +204,17 @@ def _partial(values: list[Value]) -> Value:
 def merge_partials(partials: Iterable[Value]) -> Value:
     """Return the packed sum of packed sums."""
     listed = list(partials)
-    # A REAL stands for itself, among partials as among values.
-    return _partial(listed) if set(map(type, listed)) == {float} else _merged(listed).pack()
+    kinds = set(map(type, listed))
+    if kinds <= {float, bytes}:  # The hot path: a REAL stands for itself, among partials as among values.
+        floats = [partial for partial in listed if type(partial) is float]
+        packed = [partial for partial in listed if type(partial) is bytes]
+        heads = b"".join([partial[: _HEAD.size] for partial in packed])
+        if heads == _ONLY_REAL * len(packed):
+            terms = b"".join([partial[_HEAD.size :] for partial in packed])
+            floats += struct.unpack(f"<{len(terms) // 8}d", terms)
+            if floats:
+                return _partial(floats)  # type: ignore[arg-type]
+    return _merged(listed).pack()
 
 
 def _merged(partials: Iterable[Value]) -> ExactSum:

@@ -10,11 +10,12 @@ that run in C. Groups come out in the order in which they were first seen.
 
 What this does not do
 ---------------------
-Collations other than BINARY, and extremes of mixed types: :func:`merge_groups` says so, and SQL does the work.
+Collations other than BINARY, and extremes of mixed types: it says so, and SQL does the work.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from typing import Any, Final
@@ -24,6 +25,8 @@ from mktsim.sqlite import Value
 
 Row = tuple[Any, ...]
 _NUMBERS: Final = {int, float}
+#: Rows that are held before they are merged: as many as stay in a processor's cache.
+_HELD: Final = 4_096
 
 
 class _Undecided(Exception):
@@ -50,6 +53,69 @@ MERGES: Final[dict[str, Callable[[Sequence[Any]], Value]]] = {
 }
 
 
+class GroupFold:
+    """Merges the rows of partials as they come, so that few are held, and those while they are in a processor's cache.
+
+    Parameters
+    ----------
+    merges : sequence of str
+        For each column a name in :data:`MERGES`, or the empty string for a key.
+
+    Examples
+    --------
+    >>> fold = GroupFold(("", "SUM"))
+    >>> fold.append(("acme", ([("a", 1), ("b", 2)],)))
+    >>> fold.append(("widgets", ([("a", 5)],)))
+    >>> fold.result()
+    [('acme', ([('a', 6), ('b', 2)],))]
+    """
+
+    __slots__ = ("_groups", "_held", "_key_of", "_most", "_place", "_steps", "decided")
+
+    def __init__(self, merges: Sequence[str]) -> None:
+        keys = [place for place, merge in enumerate(merges) if not merge]
+        self._key_of: Callable[[Row], Any] = itemgetter(*keys) if keys else lambda row: ()
+        self._steps = [MERGES[merge] if merge else itemgetter(0) for merge in merges]
+        self._groups: defaultdict[Any, list[Row]] = defaultdict(list)
+        self._place: Any = None
+        self._held = 0
+        self._most = _HELD
+        #: Whether every group was merged to one row; where not, several rows of it stand side by side.
+        self.decided = True
+
+    def append(self, segment: tuple[Any, Sequence[list[Row]]]) -> None:
+        """Take in one segment: a place, and the rows of one statement."""
+        place, (rows, *_) = segment
+        if self._place is None:
+            self._place = place
+        groups, key_of = self._groups, self._key_of
+        for row in rows:
+            groups[key_of(row)].append(row)
+        self._held += len(rows)
+        if self._held > self._most:
+            self._merge()
+
+    def _merge(self) -> None:
+        """Merge each group to one row, where that can be decided here."""
+        held = 0
+        for group in self._groups.values():
+            if len(group) > 1:
+                columns = zip(*group, strict=True)
+                try:
+                    group[:] = [tuple([step(column) for step, column in zip(self._steps, columns, strict=True)])]
+                except _Undecided:
+                    self.decided = False
+            held += len(group)
+        self._held = held
+        self._most = max(_HELD, 2 * held)  # All groups are gone through: not more often than they double.
+
+    def result(self) -> list[Any]:
+        """Return what has been taken in as one segment, at the first place; nothing where there was no row."""
+        self._merge()
+        rows = [row for group in self._groups.values() for row in group]
+        return [(self._place, (rows,))] if rows else []
+
+
 def merge_groups(segments: Iterable[tuple[Any, Sequence[list[Row]]]], merges: Sequence[str]) -> list[Any] | None:
     """Merge the rows of segments that agree in their keys, or return None where that is SQL's to do.
 
@@ -63,34 +129,15 @@ def merge_groups(segments: Iterable[tuple[Any, Sequence[list[Row]]]], merges: Se
     Returns
     -------
     list of (place, (rows,))
-        Each group at the place where it was first seen.
+        All groups at the first place.
 
     Examples
     --------
     >>> merge_groups([("acme", ([("a", 1), ("b", 2)],)), ("widgets", ([("a", 5)],))], ("", "SUM"))
     [('acme', ([('a', 6), ('b', 2)],))]
     """
-    keys = [place for place, merge in enumerate(merges) if not merge]
-    key_of: Callable[[Row], Any] = itemgetter(*keys) if keys else lambda row: ()
-    groups: dict[Any, list[Row]] = {}
-    first: list[Any] = []
-    for place, parts in segments:
-        for row in parts[0]:
-            key = key_of(row)
-            group = groups.get(key)
-            if group is None:
-                groups[key] = [row]
-                first.append(place)
-            else:
-                group.append(row)
-    steps = [MERGES[merge] if merge else itemgetter(0) for merge in merges]
-    merged: dict[Any, list[Row]] = {}
-    try:
-        for place, group in zip(first, groups.values(), strict=True):
-            row = group[0]
-            if len(group) > 1:
-                row = tuple([step(column) for step, column in zip(steps, zip(*group, strict=True), strict=True)])
-            merged.setdefault(place, []).append(row)
-    except _Undecided:
-        return None
-    return [(place, (rows,)) for place, rows in merged.items()]
+    fold = GroupFold(merges)
+    for segment in segments:
+        fold.append(segment)
+    merged = fold.result()
+    return merged if fold.decided else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mktsim.sql import lexer
 from mktsim.sql.lexer import PREFIX, Statement
@@ -125,7 +125,7 @@ class Combine:
     merges: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Plan:
     """How one statement is answered over many vendor databases.
 
@@ -215,6 +215,13 @@ class Plan:
 
     def __str__(self) -> str:
         return "\n".join(f"{name:<8} {value}" for name, value in self._lines())
+
+    def __repr__(self) -> str:
+        """Return one line; `print` shows the statements and the rules, as IPython does."""
+        return f"<Plan {self.tier}, {len(self.columns)} columns: {self.statement.sql!r:.80}>"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(repr(self) if cycle else str(self))
 
     def _repr_html_(self) -> str:
         rows = "".join(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mktsim.errors import InvalidArgumentError
+from mktsim.errors import InvalidArgumentError, cause, shortened
 from mktsim.sqlite import Connection, Error, connect
 
 #: Reads the statements that make a database, in an order in which they can be run again. The rows of sqlite_sequence
@@ -50,6 +50,11 @@ class Schema:
     summarised : sequence of Summarised
         What stores that can keep summaries keep; see `mktsim.storage.summaries`.
 
+    Raises
+    ------
+    InvalidArgumentError
+        A value is not of its kind. What SQLite thinks of the statements shows when a database is made.
+
     Attributes
     ----------
     digest : str
@@ -68,8 +73,14 @@ class Schema:
     digest: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "statements", tuple(self.statements))
-        object.__setattr__(self, "summarised", tuple(self.summarised))
+        for name, kind, what in (("statements", str, "DDL texts"), ("summarised", Summarised, "Summarised tables")):
+            given: Any = getattr(self, name)
+            listed = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else None
+            if listed is None or not all(isinstance(each, kind) for each in listed):
+                raise InvalidArgumentError(f"Schema.{name} must be a sequence of {what}, not {given!r:.80}")
+            object.__setattr__(self, name, listed)
+        if self.shard_column is not None and not isinstance(self.shard_column, str):
+            raise InvalidArgumentError(f"Schema.shard_column must be a name or None, not {self.shard_column!r:.80}")
         text = "\0".join(self.statements)
         object.__setattr__(self, "digest", hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest())
 
@@ -79,7 +90,8 @@ class Schema:
             try:
                 connection.execute(statement)
             except Error as error:
-                raise InvalidArgumentError(f"schema statement fails: {error}: {statement[:200]!r}") from error
+                message = f"schema statement fails: {shortened(error)}: {statement[:200]!r}"
+                raise InvalidArgumentError(message) from cause(error)
 
     def database(self) -> Connection:
         """Return a new in-memory database that has this schema and no rows."""
@@ -89,8 +101,21 @@ class Schema:
 
     @classmethod
     def from_rows(cls, rows: Iterable[Sequence[Any]], *, shard_column: str | None = None) -> Schema:
-        """Build a schema from the rows that :data:`SCHEMA_QUERY` returns."""
-        entries = [(str(kind), str(name), str(sql)) for kind, name, sql in rows]
+        """Build a schema from the rows that :data:`SCHEMA_QUERY` returns.
+
+        Raises
+        ------
+        InvalidArgumentError
+            They are no such rows.
+        """
+        try:
+            entries = [(kind, name, sql) for kind, name, sql in rows]
+        except (TypeError, ValueError):
+            entries = [("", "", None)]
+        if isinstance(rows, str) or not all(isinstance(value, str) for entry in entries for value in entry):
+            raise InvalidArgumentError(
+                f"a schema is read from rows of (type, name, sql), which SCHEMA_QUERY returns, not from {rows!r:.80}"
+            )
         virtual = [name for _, name, sql in entries if sql.lstrip()[:14].upper() == "CREATE VIRTUAL"]
         return cls(
             tuple(
@@ -103,5 +128,13 @@ class Schema:
 
     @classmethod
     def read(cls, execute: Callable[[str], Iterable[Sequence[Any]]], *, shard_column: str | None = None) -> Schema:
-        """Read the schema of an existing database through any callable that runs a statement."""
+        """Read the schema of an existing database through any callable that runs a statement.
+
+        Raises
+        ------
+        InvalidArgumentError
+            It cannot be called, or returns no rows of a schema.
+        """
+        if not callable(execute):
+            raise InvalidArgumentError(f"a schema is read by a callable that runs a statement, not by {execute!r:.80}")
         return cls.from_rows(execute(SCHEMA_QUERY), shard_column=shard_column)

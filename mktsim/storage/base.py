@@ -376,9 +376,14 @@ class VendorStore(ABC):
         vendor_ids: Sequence[str] | None = None,
         top: TopKRequest | None = None,
         as_of: int | None = None,
+        merges: Sequence[str] = (),
     ) -> tuple[list[Answer], int]:
-        """Return the answers of :meth:`scan` that have rows, and how many vendors were visited."""
-        return self._collect(*self._checked_scan(shard, statements, vendor_ids, top), as_of)
+        """Return the answers of :meth:`scan` that have rows, and how many vendors were visited.
+
+        With `merges` the rows of the one statement are merged as they come, and are one answer at the first vendor's
+        place: see :mod:`mktsim.sql.merge`.
+        """
+        return self._collect(*self._checked_scan(shard, statements, vendor_ids, top), as_of, merges)
 
     def _collect(
         self,
@@ -387,8 +392,9 @@ class VendorStore(ABC):
         vendor_ids: list[str] | None,
         top: TopKRequest | None,
         as_of: int | None,
+        merges: Sequence[str],
     ) -> tuple[list[Answer], int]:
-        """Collect with arguments that are already checked."""
+        """Collect with arguments that are already checked; what merges is up to the caller still."""
         found: list[Answer] = []
         visited = 0
         for answer in self._scan(shard, statements, vendor_ids, top, as_of):

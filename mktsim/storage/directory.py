@@ -4,6 +4,7 @@ Rules
 -----
 * A vendor exists when the catalogue lists it. Its file is complete before it is listed and stays as long as it is
   listed, so that a crash leaves at most a file that nobody lists, which the next opening of the store removes.
+* A file of a listed vendor that is lost, or a lost catalogue, is an error by name when the store is opened.
 * A vendor's version is the application id in its file's header, and so changes in the transaction that it counts.
 
 Theory of operation
@@ -21,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -33,7 +34,17 @@ from mktsim.sqlite import Connection, ConstraintError, Error, driver
 from mktsim.sqlite import transaction as file_transaction
 from mktsim.storage.base import Answer, Setup, Statement, Tables, VendorStore, run_statements
 from mktsim.storage.connections import Cache, Writer
-from mktsim.storage.folder import claim, open_file, replace_file
+from mktsim.storage.folder import (
+    MADE_ANEW,
+    claim,
+    is_lost,
+    lost,
+    made_in,
+    note_made,
+    open_file,
+    replace_file,
+    sync_folder,
+)
 from mktsim.storage.guards import allow_only_reading, check_vendor_id, named_errors, shown, unknown, vendor_errors
 from mktsim.storage.images import checked, with_application_id, with_journal
 from mktsim.storage.migrate import Migration
@@ -86,6 +97,8 @@ class DirectoryStore(VendorStore):
 
     Raises
     ------
+    LostFileError
+        The catalogue, or the file of a vendor that it lists, is missing or empty.
     ResourceLimitError
         The vendors that there are may need more file descriptors than there can be; also where they become so many.
     """
@@ -114,8 +127,7 @@ class DirectoryStore(VendorStore):
         try:
             self.path = claim(path, "directory", schema, self.shards, version=self.migration.version)
             with named_errors(f"store {self.path}"):
-                self._catalogue = open_file(self.path / "catalogue.sqlite")
-                self._catalogue.execute(_CATALOGUE).fetchall()
+                self._catalogue = self._open_catalogue(self.path / "catalogue.sqlite")
                 for (vendor_id,) in self._catalogue.execute("SELECT id FROM vendors WHERE deleting").fetchall():
                     self._finish_deletion(str(vendor_id))
                 self._sweep()
@@ -152,6 +164,24 @@ class DirectoryStore(VendorStore):
         name = hashlib.sha256(check_vendor_id(vendor_id).encode()).hexdigest()[:40]
         return self.path / name[:2] / f"{name}.sqlite"
 
+    def _open_catalogue(self, path: Path) -> Connection:
+        is_made = path.name in made_in(self.path)
+        there = self._files()  # Looked for first: another process that makes the store has a catalogue before vendors.
+        way_out = f"; beside it are the files of {len(there):,} vendors" if there else MADE_ANEW
+        if is_made and is_lost(path):
+            raise lost(path, way_out, what="catalogue")
+        catalogue = open_file(path)
+        try:
+            if (is_made or there) and not catalogue.table_exists("main", "vendors"):
+                raise lost(path, way_out, what="catalogue")
+            catalogue.execute(_CATALOGUE).fetchall()
+            if not is_made:
+                note_made(self.path, [path.name])
+        except BaseException:
+            catalogue.close(True)
+            raise
+        return catalogue
+
     @contextmanager
     def _listed(self, vendor_id: str = "") -> Iterator[Connection]:
         """Lend the catalogue; raise where it does not list `vendor_id`."""
@@ -169,7 +199,10 @@ class DirectoryStore(VendorStore):
         cache = self._writers if writable else self._readers
         with self._listed(vendor_id):
             opened = cache.take(vendor_id)
-            inode = os.stat(path).st_ino
+            status = os.stat(path)
+            if not status.st_size:
+                raise lost(path, what=f"vendor {shown(vendor_id)}:")
+            inode = status.st_ino
             if opened is not None and opened.inode != inode:  # Another process has made the vendor anew.
                 opened.close()
                 opened = None
@@ -209,18 +242,44 @@ class DirectoryStore(VendorStore):
         self._catalogue.execute("DELETE FROM vendors WHERE id = ? AND deleting", (vendor_id,))
 
     def _sweep(self) -> None:
-        """Remove what a crash left of vendors that were never listed."""
+        """Remove what a crash left of vendors that were never listed; raise where a file of those listed is lost."""
         assert self._catalogue is not None
-        if self._strays():
-            with file_transaction(self._catalogue):  # nobody creates a vendor meanwhile
-                for path in self._strays():
+        if any(self._compared()):
+            with file_transaction(self._catalogue):  # nobody creates or deletes a vendor meanwhile
+                strays, missing = self._compared()
+                if missing:
+                    text = missing[0].replace("'", "''")
+                    strike = f"DELETE FROM vendors WHERE id = '{text[:60]}'"
+                    way_out = f"; or strike the vendor from catalogue.sqlite, {strike}, to go on without it"
+                    raise lost(
+                        self.vendor_path(missing[0]), way_out, len(missing) - 1, what=f"vendor {shown(missing[0])}:"
+                    )
+                for path in strays:
                     _remove(path, "", "-wal", "-shm")
 
-    def _strays(self) -> list[Path]:
+    def _compared(self) -> tuple[list[Path], list[str]]:
+        """Return the files that belong to no listed vendor, and the listed vendors whose file is missing or empty."""
         assert self._catalogue is not None
-        files = [path for folder in self.path.iterdir() if folder.is_dir() for path in folder.iterdir()]
-        listed = {self.vendor_path(str(row[0])) for row in self._catalogue.execute("SELECT id FROM vendors")}
-        return [path for path in files if path.suffix in (".sqlite", ".new") and path not in listed]
+        files = self._files()
+        listed = self._catalogue.execute("SELECT id, deleting FROM vendors ORDER BY id").fetchall()
+        paths = {
+            str(self.vendor_path(str(vendor_id))): None if deleting else vendor_id for vendor_id, deleting in listed
+        }
+        missing = [str(found) for path, found in paths.items() if found is not None and not files.get(path)]
+        return [Path(path) for path in files if path not in paths], missing
+
+    def _files(self) -> dict[str, int]:
+        """Return the size of each vendor's file, drafts included."""
+        found = {}
+        with os.scandir(self.path) as folders:
+            for folder in folders:
+                if folder.is_dir():
+                    with os.scandir(folder) as entries:
+                        for entry in entries:
+                            if entry.name.endswith((".sqlite", ".new")):
+                                with suppress(FileNotFoundError):  # somebody is deleting it
+                                    found[entry.path] = entry.stat().st_size
+        return found
 
     # -- vendors ------------------------------------------------------------------------------------------------
 
@@ -265,6 +324,7 @@ class DirectoryStore(VendorStore):
         """Write the files of new vendors, and list them in one transaction of the catalogue."""
         if not self._has_room:
             self._check_room(self.count() + len(vendors))
+        folders: set[Path] = set()
         with self._listed() as catalogue, file_transaction(catalogue):
             for vendor_id, shard, image in vendors:
                 if catalogue.execute("SELECT deleting FROM vendors WHERE id = ?", (vendor_id,)).fetchone() == (1,):
@@ -274,9 +334,14 @@ class DirectoryStore(VendorStore):
                 except ConstraintError as error:
                     raise DuplicateError(f"vendor {shown(vendor_id)} exists already") from error
                 path = self.vendor_path(vendor_id)
-                path.parent.mkdir(exist_ok=True)
+                if not path.parent.exists():
+                    path.parent.mkdir(exist_ok=True)
+                    folders.add(self.path)
                 _remove(path, "-wal", "-shm")  # A log that a crash left would be taken for the new vendor's.
                 replace_file(path, with_journal(with_application_id(image, 1), 2), path.with_suffix(".new"))
+                folders.add(path.parent)
+            for folder in folders:  # A listed vendor has a file, even if the power fails.
+                sync_folder(folder)
 
     def _store_new(self, vendor_id: str, image: bytes) -> None:
         self._add([(vendor_id, self.shard_of(vendor_id), image)])

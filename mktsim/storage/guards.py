@@ -13,6 +13,8 @@ from mktsim.errors import (
     MktsimError,
     StorageError,
     UnknownVendorError,
+    cause,
+    shortened,
 )
 from mktsim.sqlite import SQLITE_DENY, SQLITE_OK, CorruptError, Error, NotADBError, driver
 
@@ -82,9 +84,9 @@ def named_errors(what: str, vendor_id: str = "", path: Path | None = None) -> It
     except (Error, OSError) as error:
         where = what if path is None else f"{what} {path}, vendor {shown(vendor_id)}"
         if isinstance(error, (CorruptError, NotADBError)):
-            message = f"{where}: damaged: {error}; restore it from a copy"
+            message = f"{where}: damaged: {shortened(error)}; restore it from a copy"
             raise CorruptImageError(message, vendor_id=vendor_id) from error
-        raise StorageError(f"{where}: {error}") from error
+        raise StorageError(f"{where}: {shortened(error)}") from cause(error)
 
 
 @contextmanager

@@ -6,6 +6,8 @@ Rules
 * A commit compares the version it started from: two processes cannot overwrite each other's change.
 * Commits that join a group are in one transaction of the shard file: all of them last, or none does.
 * A row with a negative version is a copy on the move, and not there: see `mktsim.storage.moves`.
+* A shard file is made once, when its shard is new: one that has been made and is lost is an error by name (see
+  `mktsim.storage.folder`).
 
 Theory of operation
 -------------------
@@ -30,20 +32,42 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from mktsim.errors import DuplicateError, MktsimError, SchemaMismatchError, StorageError
+from mktsim.limits import check_descriptors
 from mktsim.sql.schema import Schema
 from mktsim.sql.topk import TopKRequest
 from mktsim.sqlite import BusyError, Connection, ConstraintError, Error
 from mktsim.sqlite import transaction as file_transaction
 from mktsim.storage.base import Answer, Setup, Statement, Tables, VendorStore
 from mktsim.storage.connections import Cache, Writer
-from mktsim.storage.folder import BUSY_TIMEOUT_MS, claim, file_name, moving_in, note_shards, open_file
+from mktsim.storage.folder import (
+    BUSY_TIMEOUT_MS,
+    MADE_ANEW,
+    claim,
+    file_name,
+    is_lost,
+    lost,
+    made_in,
+    moving_in,
+    note_made,
+    note_shards,
+    open_file,
+)
 from mktsim.storage.guards import check_vendor_id, named_errors, shown, unknown, vendor_errors
 from mktsim.storage.images import checked, open_quickly
 from mktsim.storage.migrate import Migration
 from mktsim.storage.moves import ABSENT, LATEST, MOVES_TABLE, UNSEEN, Epochs, Moves
 from mktsim.storage.scanner import ShardScanner, close_scanners, open_scanner
 from mktsim.storage.sparse import BASES_TABLE, Bases, of_vendor, packed
-from mktsim.storage.summaries import INSERT, SUMMARY_TABLES, UPDATE, Group, Labels, ShardSummaries, Summariser
+from mktsim.storage.summaries import (
+    INSERT,
+    SUMMARY_TABLES,
+    SWEPT_TABLE,
+    UPDATE,
+    Group,
+    Labels,
+    ShardSummaries,
+    Summariser,
+)
 from mktsim.storage.vfs import ReaderPool
 
 __all__ = ["PackedStore", "ShardScanner", "close_scanners", "open_scanner"]
@@ -53,9 +77,13 @@ _VENDORS_TABLE: Final = (
     "id TEXT NOT NULL PRIMARY KEY, schema_digest TEXT NOT NULL, version INTEGER NOT NULL, image BLOB NOT NULL) STRICT"
 )
 #: What a shard file holds. Its ``user_version`` counts how many of these it has; an older file gets the rest.
-_LAYOUT: Final = (_VENDORS_TABLE, MOVES_TABLE, *SUMMARY_TABLES, BASES_TABLE)
+_LAYOUT: Final = (_VENDORS_TABLE, MOVES_TABLE, *SUMMARY_TABLES, BASES_TABLE, SWEPT_TABLE)
 _INSERT: Final = "INSERT INTO vendors(id, schema_digest, version, image) VALUES(?, ?, ?, ?)"
-_UPDATE: Final = "UPDATE vendors SET image = ?, version = ? WHERE id = ? AND version = ?"
+_MADE: Final = "(SELECT number FROM summaries WHERE summaries.id = vendors.id)"
+_UPDATE: Final = f"UPDATE vendors SET image = ?, version = ? WHERE id = ? AND version = ? AND {_MADE} IS ?"
+#: File descriptors that a shard may take, or a replica of one: its file and log, for writing, for scanning and for
+#: summaries, and the memory that these share.
+SHARD_DESCRIPTORS: Final = 7
 _BATCH_VENDORS: Final = 256
 _BATCH_BYTES: Final = 16 << 20
 #: Summaries that a query makes, of vendors that have none, in each shard.
@@ -65,13 +93,15 @@ _New = tuple[str, str, int, bytes, list[list[Group]] | None]
 
 
 class _Active:
-    """A vendor whose database is loaded, and the version it was loaded at."""
+    """A vendor whose database is loaded, the version it was loaded at, and which of that id it is."""
 
-    __slots__ = ("version", "writer")
+    __slots__ = ("made", "version", "writer")
 
-    def __init__(self, writer: Writer, version: int) -> None:
+    def __init__(self, writer: Writer, version: int, made: int | None) -> None:
         self.writer = writer
         self.version = version
+        #: The number under which it was made: of one made anew after a deletion it is another.
+        self.made = made
 
     def close(self) -> None:
         self.writer.connection.close(True)
@@ -96,6 +126,13 @@ class PackedStore(VendorStore):
         The folder.
     active_vendors : int
         How many vendors stay loaded for writing, about 60 KB each.
+    may_lack_files : bool
+        Open although files of shards are lost: whoever uses one of these is refused.
+
+    Raises
+    ------
+    LostFileError
+        A shard's file has been made and is missing or empty.
 
     Attributes
     ----------
@@ -119,8 +156,10 @@ class PackedStore(VendorStore):
         setup: Setup | None = None,
         migration: Migration | None = None,
         active_vendors: int = 256,
+        may_lack_files: bool = False,
     ) -> None:
         super().__init__(schema, shards=shards, locate=locate, setup=setup, migration=migration)
+        self._made: set[str] = set()  # names of files
         self._current: set[str] = set() if migration is not None else set(shards)
         self._files: dict[str, Connection] = {}
         self._scanners: dict[str, ShardScanner] = {}
@@ -138,7 +177,17 @@ class PackedStore(VendorStore):
             self.path = claim(path, "packed", schema, self.shards, version=self.migration.version)
             self._bases = Bases(self.path)
             self._base = self._bases.add(self.template.image)
-            self._resume_moving()
+            found = moving_in(self.path)
+            if found is not None:
+                self._add_shards(found[0])
+            self._made |= made_in(self.path)
+            missing = [path for path in map(self._path, self.shards) if path.name in self._made and is_lost(path)]
+            if missing and not may_lack_files:
+                raise lost(missing[0], MADE_ANEW, len(missing) - 1)
+            if self._make_files():
+                note_made(self.path, self._made)
+            if found is not None:
+                self._resume_moving(found[1])
         except BaseException:
             self.close()
             raise
@@ -148,7 +197,18 @@ class PackedStore(VendorStore):
     def shard_path(self, shard: str) -> Path:
         """Return the file of a shard, for :func:`open_scanner` in a worker process."""
         self._file(shard)
+        return self._path(shard)
+
+    def _path(self, shard: str) -> Path:
         return self.path / file_name(shard)
+
+    def _make_files(self) -> bool:
+        """Make the files of shards that have none yet; return whether there are new ones, still to be noted."""
+        new = [shard for shard in self.shards if file_name(shard) not in self._made]
+        for shard in new:
+            self._file(shard)
+        self._made.update(map(file_name, new))
+        return bool(new)
 
     def token(self, shard: str) -> str:
         """Return what tells the shard's file from any other that has had, or will have, its name."""
@@ -160,17 +220,25 @@ class PackedStore(VendorStore):
             return str(file.execute("SELECT value FROM token").get)
 
     def _file(self, shard: str) -> Connection:
-        """Return this store's connection for writing to a shard file, which is made on first use."""
+        """Return this store's connection for writing to a shard file, which is opened on first use."""
         self._check_open()
         connection = self._files.get(shard)
         if connection is None:
             self._check_shard(shard)
-            path = self.path / file_name(shard)
+            path = self._path(shard)
             with named_errors(f"shard file {path}"):
+                if path.name in self._made and is_lost(path):
+                    raise lost(path, MADE_ANEW)
                 connection = open_file(path)
+                try:
+                    if path.name in self._made and not connection.table_exists("main", "vendors"):
+                        raise lost(path, MADE_ANEW)
+                    _lay_out(connection, path)
+                    self._bases.put_into(connection, self._base)
+                except BaseException:
+                    connection.close(True)
+                    raise
                 self._files[shard] = connection
-                _lay_out(connection, path)
-                self._bases.put_into(connection, self._base)
         return connection
 
     def _scanner(self, shard: str) -> ShardScanner:
@@ -215,9 +283,16 @@ class PackedStore(VendorStore):
         self._check_open()
         if self.moving is not None:
             raise StorageError("vendors are on the move already: let that end first")
+        count = len(self._known_shards.union(shards))
+        check_descriptors(
+            (count - len(self.shards)) * SHARD_DESCRIPTORS * (1 + len(self.followers)),
+            f"{count:,} shards",
+            way_out="have fewer",
+        )
         self.migrate()  # An image is moved as it is, and must be one that its new shard's scans expect.
         self._add_shards(shards)
-        note_shards(self.path, self.shards, note)
+        self._make_files()
+        note_shards(self.path, self.shards, note, self._made)
         self.moving = note
 
     def relocate(self, locate: Callable[[str], str]) -> None:
@@ -257,20 +332,20 @@ class PackedStore(VendorStore):
         dropped = [shard for shard in self.shards if shard not in shards]
         if self.moves.strays or self.moves.clean() or any(map(self.count, dropped)):
             raise StorageError(f"{len(self.moves.strays)} vendors have still to move: end that first")
+        if dropped:  # On disk before the files go: a crash in between would have them missed.
+            self._made.difference_update(map(file_name, dropped))
+            note_made(self.path, self._made)
         for shard in dropped:
             self._drop(shard)
         self._set_shards(shards)
         note_shards(self.path, self.shards, None)
         self.moving = None
 
-    def _resume_moving(self) -> None:
+    def _resume_moving(self, note: Mapping[str, Any]) -> None:
         """Finish the steps that a crash interrupted, and find the vendors that have still to move."""
-        found = moving_in(self.path)
-        if found is not None:
-            shards, self.moving = found
-            self._add_shards(shards)
-            self.moves.recover(self.shards)
-            self.moves.find(self.shards, self._locate)
+        self.moving = note
+        self.moves.recover(self.shards)
+        self.moves.find(self.shards, self._locate)
 
     def _add_shards(self, shards: Sequence[str]) -> None:
         self._set_shards((*self.shards, *(shard for shard in shards if shard not in self._known_shards)))
@@ -278,7 +353,7 @@ class PackedStore(VendorStore):
     def _drop(self, shard: str) -> None:
         scanner, file = self._scanners.pop(shard, None), self._files.pop(shard, None)
         summaries = self._summaries.pop(shard, None)
-        path = self.path / file_name(shard)
+        path = self._path(shard)
         with named_errors(f"shard file {path}"):
             if summaries is not None:
                 summaries.close()
@@ -347,7 +422,7 @@ class PackedStore(VendorStore):
         file.set_busy_timeout(0)
         try:
             with file_transaction(file):
-                label = Labels(file)
+                label = Labels(file, self._summariser)
                 try:
                     for vendor_id, groups in answers:
                         summary = self._summariser.encoded(groups, label)
@@ -404,7 +479,7 @@ class PackedStore(VendorStore):
         with self._file_of(rows[0][0]) as file:
             try:
                 with file_transaction(file):
-                    label = Labels(file)
+                    label = Labels(file, self._summariser)
                     file.executemany(INSERT, [(row[0], form, encoded(row[4], label)) for row in rows])
                     file.executemany(_INSERT, [row[:4] for row in rows])
             except ConstraintError as error:
@@ -433,9 +508,10 @@ class PackedStore(VendorStore):
                 if active.writer.changed:
                     image = connection.serialize("main")
                     with self._file_of(vendor_id) as file, self._in_group(file, vendor_id):
-                        self._store(file, vendor_id, active.version, self._packed(image))
+                        self._store(file, vendor_id, active, self._packed(image))
                         if self._summariser.tables:
-                            summary = self._summariser.encoded(self._summariser.read(connection), Labels(file))
+                            label = Labels(file, self._summariser)
+                            summary = self._summariser.encoded(self._summariser.read(connection), label)
                             file.execute(UPDATE, (self._summariser.form, summary, vendor_id))
                     active.version += 1
             except BaseException:
@@ -493,16 +569,17 @@ class PackedStore(VendorStore):
 
     def _activate(self, file: Connection, vendor_id: str) -> _Active:
         """Return the vendor's database loaded at its present version."""
-        version = self._version(file, vendor_id)
+        version, made = self._version(file, vendor_id)
         active = self._active.take(vendor_id)
         if active is not None:
-            if active.version == version:
+            if (active.version, active.made) == (version, made):
                 return active
             active.close()  # Another process has written the vendor since.
-        row = file.execute("SELECT version, schema_digest, image FROM vendors WHERE id = ?", (vendor_id,)).fetchone()
+        sql = f"SELECT version, {_MADE}, schema_digest, image FROM vendors WHERE id = ?"
+        row = file.execute(sql, (vendor_id,)).fetchone()
         if row is None:
             raise unknown(vendor_id)
-        version, digest, image = row[0], row[1], self._unpacked(vendor_id, row[2])
+        version, made, digest, image = row[0], row[1], row[2], self._unpacked(vendor_id, row[3])
         if digest != self.schema.digest:
             if self.migration.version == 1:
                 raise SchemaMismatchError(
@@ -516,20 +593,22 @@ class PackedStore(VendorStore):
             if not file.changes():
                 raise StorageError(f"vendor {shown(vendor_id)} was written by another process meanwhile: retry")
             version += 1
-        return _Active(Writer(open_quickly(image, vendor_id), self.template.cookie), version)
+        return _Active(Writer(open_quickly(image, vendor_id), self.template.cookie), version, made)
 
-    def _store(self, file: Connection, vendor_id: str, version: int, image: bytes) -> None:
-        file.execute(_UPDATE, (image, version + 1, vendor_id, version))
+    def _store(self, file: Connection, vendor_id: str, active: _Active, image: bytes) -> None:
+        file.execute(_UPDATE, (image, active.version + 1, vendor_id, active.version, active.made))
         if not file.changes():
             raise StorageError(
                 f"vendor {shown(vendor_id)} was written by another process meanwhile; this transaction is undone: retry"
             )
 
-    def _version(self, file: Connection, vendor_id: str) -> int:
-        row = file.execute("SELECT version FROM vendors WHERE id = ? AND version > 0", (vendor_id,)).fetchone()
+    def _version(self, file: Connection, vendor_id: str) -> tuple[int, int | None]:
+        """Return the vendor's version, and the number under which it was made."""
+        sql = f"SELECT version, {_MADE} FROM vendors WHERE id = ? AND version > 0"
+        row = file.execute(sql, (vendor_id,)).fetchone()
         if row is None:
             raise unknown(vendor_id)
-        return int(row[0])
+        return int(row[0]), row[1]
 
     @contextmanager
     def read(self, vendor_id: str) -> Iterator[Connection]:
@@ -555,13 +634,18 @@ class PackedStore(VendorStore):
         self.flush()
         for shard, file in self._files.items():
             with named_errors(f"shard {shard!r}"):
+                if self._summariser.tables:  # A label may be what only a deleted vendor said.
+                    with file_transaction(file):
+                        labels = Labels(file, self._summariser)
+                        if not labels.swept:
+                            labels.sweep()
                 file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         for follower in self.followers:
             follower.scrub()
 
     def version(self, vendor_id: str) -> int:
         with self._file_of(vendor_id) as file:
-            return self._version(file, vendor_id)
+            return self._version(file, vendor_id)[0]
 
     def image(self, vendor_id: str) -> bytes:
         with self._file_of(vendor_id) as file:
@@ -615,9 +699,11 @@ class PackedStore(VendorStore):
         vendor_ids: list[str] | None,
         top: TopKRequest | None,
         as_of: int | None,
+        merges: Sequence[str],
     ) -> tuple[list[Answer], int]:
         self.migrate(shard=shard)
-        return self._scanner(shard).collect(statements, vendor_ids=vendor_ids, top=top, as_of=as_of)
+        options: dict[str, Any] = {"vendor_ids": vendor_ids, "top": top, "as_of": as_of, "merges": merges}
+        return self._scanner(shard).collect(statements, **options)
 
     def _close(self) -> None:
         self.flush()

@@ -37,7 +37,7 @@ shard file put back from a backup is known by its token; where it is behind its 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from math import inf
@@ -517,8 +517,10 @@ class ReplicaStore(VendorStore):
         vendor_ids: list[str] | None,
         top: TopKRequest | None,
         as_of: int | None,
+        merges: Sequence[str],
     ) -> tuple[list[Answer], int]:
-        return self._copy(shard).scanner.collect(statements, vendor_ids=vendor_ids, top=top, as_of=as_of)
+        options: dict[str, Any] = {"vendor_ids": vendor_ids, "top": top, "as_of": as_of, "merges": merges}
+        return self._copy(shard).scanner.collect(statements, **options)
 
     def _close(self) -> None:
         self._source.followers.remove(self)

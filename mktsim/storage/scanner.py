@@ -11,12 +11,13 @@ scan that starts after their commit.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from mktsim.errors import CorruptImageError, EvaluationError, MktsimError
+from mktsim.sql.merge import GroupFold
 from mktsim.sql.topk import RunningTopK, TopKRequest
 from mktsim.sqlite import Connection
 from mktsim.storage.base import Answer, Row, Setup, Statement, no_setup
@@ -132,20 +133,36 @@ class ShardScanner:
         vendor_ids: list[str] | None = None,
         top: TopKRequest | None = None,
         as_of: int | None = None,
+        merges: Sequence[str] = (),
     ) -> tuple[list[Answer], int]:
         """Return the answers of :meth:`scan` that have rows, and how many vendors it visited.
 
         The same loop without a turn for anybody else, which is what it costs less: see ``benchmarks/`` (fan-out
-        against the bare loop).
+        against the bare loop). With `merges` (`mktsim.sql.merge`) the rows are merged while they are at hand.
         """
+        if merges:
+            fold = GroupFold(merges)
+            visited = self._collect_into(fold.append, statements, vendor_ids, None, as_of)
+            return fold.result(), visited
         found: list[Answer] = []
+        return found, self._collect_into(found.append, statements, vendor_ids, top, as_of)
+
+    def _collect_into(
+        self,
+        give: Callable[[Answer], object],
+        statements: list[Statement],
+        vendor_ids: list[str] | None,
+        top: TopKRequest | None,
+        as_of: int | None,
+    ) -> int:
+        """Give each answer that has rows, and return how many vendors were visited."""
         visited = 0
         if len(statements) > 1:
             for answer in self.scan(statements, vendor_ids=vendor_ids, as_of=as_of):
                 visited += 1
                 if any(answer[1]):
-                    found.append(answer)
-            return found, visited
+                    give(answer)
+            return visited
         sql, values = statements[0]
         leading = RunningTopK(top, statements[0]) if top is not None else None
         digest: str | None = None
@@ -174,12 +191,12 @@ class ShardScanner:
                     readers.failed = True
                     raise self._named(error, vendor_id, sql, image) from error
                 if part:
-                    found.append((vendor_id, (part,)))
+                    give((vendor_id, (part,)))
                     if leading is not None and leading.done:
                         break  # What is left out has been answered for all the same.
             else:
-                return found, visited
-        return found, self._seen(vendor_ids, as_of)
+                return visited
+        return self._seen(vendor_ids, as_of)
 
     def _seen(self, vendor_ids: list[str] | None, as_of: int | None) -> int:
         """Return how many vendors a whole scan visits."""

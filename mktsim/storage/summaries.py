@@ -8,6 +8,8 @@ Rules
   integer past 2**53) has the bound NaN, which excludes nothing.
 * Every change of a vendor's row has a number, higher than those of all commits before it: what changed since is found
   without looking at what did not.
+* A label goes only when no record of the file has its code. Labels and records are read in one snapshot, and a record
+  never gets a code without a change that has a number: so that a code may be given to another label at once.
 
 Theory of operation
 -------------------
@@ -16,17 +18,24 @@ length: for each table one over all its rows (code 0), then one for each value o
 written once a shard, in ``labels``, and the record has its code; values that are no short text, and those past the
 first `_MOST_LABELS` of a shard or `_MOST_GROUPS` of a vendor, share the code `OTHER`, which stands for any value. So
 the summaries of a shard are one array of bytes, that numpy reads as columns: 35 MB for 100,000 vendors of ten products
-in two to three categories, their ids included (``python -m benchmarks.million``), and ten times that for ten times as
-many.
+in two to three categories, their ids included (``python -m benchmarks --only million``), and ten times that for ten
+times as many.
 
 `ShardSummaries` is that, loaded. SQLite tells by one number (``PRAGMA data_version``) whether any other connection, of
 this process or another, has committed since; if none has, nothing is read. Else the rows whose number is higher than
 the highest seen are read, and their places in the arrays written over.
 
+*Labels* that no record uses any more go when a store is scrubbed, after a deletion for instance, and when a new one
+finds no room: for that all records of the file are read, 1.5 us each, at most once in so many changes that it costs
+each of them little. Worked example: of 1,000 labels, "spring" is of no use since its last vendor calls it "summer",
+which found no room and was counted among the others. The next write of a new label, "autumn", reads the records, finds
+that code 7 is nobody's, and gets it; a reader that knows 7 as "spring" has no record with it, and reads the labels anew
+with the record that has.
+
 What this does not do
 ---------------------
 Vendors that are on the move are in two files, so that while any vendor moves the arrays are not `settled`, and are not
-to be used. Labels are not deleted with the last vendor that used them.
+to be used. What was counted among the others stays there until its vendor is written again.
 """
 
 from __future__ import annotations
@@ -35,6 +44,7 @@ import struct
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,7 +54,7 @@ from numpy.typing import NDArray
 from mktsim.errors import InvalidArgumentError
 from mktsim.sql.catalog import affinity
 from mktsim.sql.schema import Schema
-from mktsim.sqlite import Connection, Error, quote
+from mktsim.sqlite import Connection, Error, quote, rows
 from mktsim.storage.folder import open_file
 from mktsim.storage.guards import named_errors
 from mktsim.storage.moves import ABSENT
@@ -53,6 +63,7 @@ from mktsim.storage.moves import ABSENT
 WHOLE, OTHER, NULL = 0, 1, 2
 _FIRST_LABEL: Final = 3
 _MOST_LABELS: Final = 1_000
+_MOST_CODES: Final = 1 << 16
 _MOST_GROUPS: Final = 64
 _LONGEST_LABEL: Final = 200
 _EXACT: Final = 2**53
@@ -83,6 +94,26 @@ INSERT: Final = f"INSERT INTO summaries(seq, id, form, summary) VALUES({_NEXT}, 
 UPDATE: Final = f"UPDATE summaries SET seq = {_NEXT}, form = ?, summary = ? WHERE id = ?"
 _COUNT: Final = f"SELECT (SELECT COUNT(*) FROM vendors) - (SELECT COUNT(*) FROM ({ABSENT}))"
 _READ: Final = "SELECT id, number, seq, form, summary FROM summaries"
+#: Part of a shard file's layout: the last change when labels were swept. Programs that number labels by their count,
+#: which gaps would lead astray, do not know of it, and refuse the layout by name.
+SWEPT_TABLE: Final = (
+    "CREATE TABLE IF NOT EXISTS swept(one INTEGER PRIMARY KEY CHECK(one = 1), seq INTEGER NOT NULL) STRICT"
+)
+#: Records of another declaration cannot be read here, and their codes not be known: they are made anew by who can.
+_DISOWN: Final = f"UPDATE summaries SET seq = {_NEXT}, form = NULL, summary = NULL WHERE form IS NOT NULL AND form <> ?"
+#: The lowest code that no label has.
+_FREE: Final = (
+    "SELECT MIN(code) FROM (SELECT ? AS code UNION ALL SELECT code + 1 FROM labels) "
+    "WHERE code NOT IN (SELECT code FROM labels)"
+)
+_CHANGED: Final = (
+    "SELECT (SELECT COALESCE(MAX(seq), 0) FROM summaries) - COALESCE((SELECT seq FROM swept), 0), "
+    "(SELECT COALESCE(MAX(number), 0) FROM summaries)"
+)
+#: Labels that find no room have them swept after so many changes, or a share of the shard's vendors if that is more.
+_SWEEP_CHANGES: Final = 256
+_SWEEP_SHARE: Final = 8
+_SWEEP_ROWS: Final = 4_096
 
 Group = tuple[Any, ...]
 Floats = NDArray[np.float64]
@@ -237,11 +268,21 @@ def _merged(records: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
 
 
 class Labels:
-    """The codes of group values in one shard file, for the time of one transaction."""
+    """The codes of group values in one shard file, for the time of one transaction.
 
-    def __init__(self, file: Connection) -> None:
+    Parameters
+    ----------
+    file : Connection
+        In a transaction that writes.
+    summariser : Summariser
+        Of the records that the labels are for.
+    """
+
+    def __init__(self, file: Connection, summariser: Summariser) -> None:
         self._file = file
+        self._summariser = summariser
         self._codes: dict[str, int] = {}
+        self._is_full = False
 
     def __call__(self, label: str) -> int:
         """Return the code of a value, which is given one if there are any left."""
@@ -254,12 +295,47 @@ class Labels:
         execute = self._file.execute
         found = execute("SELECT code FROM labels WHERE label = ?", (label,)).fetchone()
         if found is None:
-            code = _FIRST_LABEL + int(execute("SELECT COUNT(*) FROM labels").get)
-            if code - _FIRST_LABEL >= _MOST_LABELS:
+            if not self._has_room():
                 return OTHER
+            code = int(execute(_FREE, (_FIRST_LABEL,)).get)
             execute("INSERT INTO labels VALUES(?, ?)", (code, label))
             return code
         return int(found[0])
+
+    def _has_room(self) -> bool:
+        """Whether there may be another label: in one transaction unused ones are looked for once."""
+        if not self._is_full and self._count() >= _MOST_LABELS:
+            changed, vendors = self._changed()
+            if changed >= max(_SWEEP_CHANGES, vendors // _SWEEP_SHARE):
+                self.sweep()
+            self._is_full = self._count() >= _MOST_LABELS
+        return not self._is_full
+
+    def _count(self) -> int:
+        return int(self._file.execute("SELECT COUNT(*) FROM labels").get)
+
+    @property
+    def swept(self) -> bool:
+        """Whether no vendor has changed since unused labels were deleted."""
+        return not self._changed()[0]
+
+    def _changed(self) -> tuple[int, int]:
+        """Return how many changes there were since the last sweep, and how many vendors there may be."""
+        changed, vendors = rows(self._file, _CHANGED)[0]
+        return int(changed), int(vendors)
+
+    def sweep(self) -> None:
+        """Delete the labels that no record uses."""
+        execute = self._file.execute
+        execute(_DISOWN, (self._summariser.form,))
+        used = np.zeros(_MOST_CODES, bool)
+        used[list(self._codes.values())] = True  # Their records are still to be written.
+        records = execute("SELECT summary FROM summaries WHERE summary IS NOT NULL")
+        while some := list(islice(records, _SWEEP_ROWS)):
+            used[np.frombuffer(b"".join(row[0] for row in some), self._summariser.record)["code"]] = True
+        unused = [row for row in rows(self._file, "SELECT code FROM labels") if not used[row[0]]]
+        self._file.executemany("DELETE FROM labels WHERE code = ?", unused)
+        execute("INSERT OR REPLACE INTO swept SELECT 1, COALESCE(MAX(seq), 0) FROM summaries")
 
 
 class Records:

@@ -1,7 +1,9 @@
 """Studies: from a scenario to an answer with an interval and a provenance."""
 
 from mktsim.study.comparison import Comparison, compare
+from mktsim.study.live import Calibration, calibrate
 from mktsim.study.optimisation import Optimum, optimise
+from mktsim.study.prediction import Prediction, predict
 from mktsim.study.replication import SimulationResult, simulate
 from mktsim.study.replications import Replications, replicate
 from mktsim.study.result import StudyResult
@@ -11,16 +13,20 @@ from mktsim.study.sweeps import sweep
 from mktsim.study.validation import Validation, validate
 
 __all__ = [
+    "Calibration",
     "Comparison",
     "Interval",
     "Optimum",
+    "Prediction",
     "Replications",
     "Scenario",
     "SimulationResult",
     "StudyResult",
     "Validation",
+    "calibrate",
     "compare",
     "optimise",
+    "predict",
     "replicate",
     "simulate",
     "sweep",

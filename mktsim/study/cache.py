@@ -22,7 +22,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mktsim.errors import InvalidArgumentError, StorageError
+from mktsim.errors import InvalidArgumentError, StorageError, cause, shortened
 from mktsim.sqlite import Connection, Error, connect, rows
 
 #: The engine that ran, and the sojourn times in ms.
@@ -73,10 +73,10 @@ class ReplicationCache:
                     "(key BLOB PRIMARY KEY, engine TEXT NOT NULL, samples BLOB NOT NULL, digest BLOB NOT NULL)"
                 )
             except (OSError, ValueError) as error:  # ValueError: a NUL in the path.
-                raise _unusable(folder, error) from error
+                raise _unusable(folder, error) from cause(error)
             yield cls(connection)
         except Error as error:
-            raise _unusable(folder, error) from error
+            raise _unusable(folder, error) from cause(error)
         finally:
             if connection is not None:
                 connection.close()
@@ -101,7 +101,7 @@ class ReplicationCache:
 
 def _unusable(folder: str | Path, error: Exception) -> StorageError:
     return StorageError(
-        f"the cache {str(folder)!r:.300} cannot be used: {error}; choose another folder, or delete this one"
+        f"the cache {str(folder)!r:.300} cannot be used: {shortened(error)}; choose another folder, or delete this one"
     )
 
 

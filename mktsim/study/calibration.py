@@ -125,6 +125,8 @@ def calibrate_this_machine(
 ) -> Preset:
     """Measure this program on this machine and return the preset ``this-machine``.
 
+    It runs an event loop of its own: in a notebook, ``await asyncio.to_thread(calibrate_this_machine, ...)``.
+
     Parameters
     ----------
     vendors : int

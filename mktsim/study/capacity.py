@@ -31,7 +31,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mktsim.errors import InvalidArgumentError, SimulationError
-from mktsim.streams import Streams
+from mktsim.streams import Streams, check_seed
 from mktsim.study.arrivals import Arrivals, check_arrivals
 from mktsim.study.jobs import Submits, check_executor, computed
 from mktsim.study.load import Drawn, LoadEngine, draw_calls, run_load, uncovered
@@ -90,7 +90,7 @@ def _checked(
     check_arrivals(arrivals)
     check_replications(replications)
     check_executor(executor, None)
-    Streams(seed)
+    check_seed(seed)
     if scenario.width is not None:
         raise InvalidArgumentError(f"concurrent requests are not covered with fanout={scenario.fanout}; use 'flat'")
     for statistic in statistics:

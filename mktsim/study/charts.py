@@ -14,7 +14,7 @@ It computes no statistic: what is drawn is what stands in the table (`mktsim.stu
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from textwrap import fill
@@ -195,8 +195,10 @@ def dot_chart(
     _check(frame, ("series", "kind", "group", "estimate", "low", "high"))
     axes = ax if ax is not None else new_axes(height=1.6 + 0.34 * len(groups))[0]
     place_of = {group: place for place, group in enumerate(groups)}
+    count = frame["series"].nunique()
+    step = min(0.2, 0.8 / count)  # The series of a group stand around its line, clear of the next one's.
     for place, (series, points) in enumerate(frame.groupby("series", sort=False)):
-        y = [place_of[group] + 0.2 * (place - 0.5) for group in points["group"]]
+        y = [place_of[group] + step * (place - (count - 1) / 2) for group in points["group"]]
         spread = np.abs(np.array([points["estimate"] - points["low"], points["high"] - points["estimate"]]))
         axes.errorbar(
             points["estimate"], y, xerr=spread, fmt=_MARKERS[place], color=PALETTE[place], capsize=3, ms=5.5, lw=1.3,
@@ -210,7 +212,8 @@ def dot_chart(
     axes.set_xlabel(f"{frame['kind'].iloc[0]}: {x_label}", fontsize=8)
     low, high = axes.get_xlim()
     if high / low < 100:
-        subs = (1.0, 2.0, 5.0) if high / low > 6 else (1.0, 1.2, 1.5, 2.0, 3.0, 5.0) if high / low > 1.3 else (1.0, 1.1)
+        close = (1.0, 1.2, 1.5, 2.0, 3.0, 5.0) if high / low > 1.3 else (1.0, 1.1, 1.2)
+        subs = (1.0, 2.0, 5.0) if high / low > 6 else close
         axes.xaxis.set_major_locator(LogLocator(subs=subs))
     _dress(axes, title)
     return axes
@@ -321,8 +324,9 @@ _PASSAGES: Final = (
 
 
 def waterfall_chart(
-    frame: pd.DataFrame, *, title: str = "", caption: str = "", most: int = 40, ax: Axes | None = None
-) -> Axes:
+    frame: pd.DataFrame, *, title: str = "", caption: str = "", most: int = 40, end_ms: float | None = None,
+    ax: Axes | None = None,
+) -> Axes:  # fmt: skip
     """Draw one simulated request: a bar a call, from its departure until its answer was taken in.
 
     Second copies (hedges, retries) are hatched; a cross ends what was cancelled, lost or failed; the stragglers carry
@@ -337,6 +341,8 @@ def waterfall_chart(
         What a reader needs to judge it: n, seed, preset; below the figure, which is then given a legend too.
     most : int
         Calls to draw: of more, those that ended last.
+    end_ms : float, optional
+        When the request had what it waited for, which a line marks: what ends later, nobody waited for.
     ax : Axes, optional
         Where to draw; on a new figure when absent.
 
@@ -385,6 +391,8 @@ def waterfall_chart(
         elif call["straggler"]:
             style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7, "va": "center"}
             axes.annotate(f"{call['rank']}", (last, y), xytext=(4, 0), **style)
+    if end_ms is not None:
+        axes.axvline(end_ms, color=PALETTE[1], ls=":", lw=2, label="simulated: the request is answered")
     names = [f"{call.target}{', second copy' if call.attempt else ''}" for call in shown.itertuples()]
     axes.set_yticks(range(len(shown)), names)
     axes.set_ylim(len(shown) - 0.4, -0.6)
@@ -514,7 +522,8 @@ def live_vs_simulated_chart(frame: pd.DataFrame) -> list[Axes]:
                 axes.text(between, 0.02, "  foretold", ha="left", **style)
             sizes = sorted(set(points["x"]))
             axes.set_xticks(sizes, [plain_number(x) for x in sizes])
-            axes.set_xlim(sizes[0] / 1.3, sizes[-1] * 1.3)
+            room = 1.3 if len(sizes) > 1 else 3.0  # What is drawn beside one size stays near it.
+            axes.set_xlim(sizes[0] / room, sizes[-1] * room)
             panels.append(axes)
     return panels
 
@@ -547,8 +556,8 @@ def hedging_charts(frame: pd.DataFrame) -> dict[str, list[Axes]]:
         part = lines[lines["group"] == group]
         line_chart(part, x_label=label, y_label="sojourn time, ms", title=group, ax=ax, styles=styles)
         law_lines(laws[laws["group"] == group], by="statistic", label="analytic: (1 - S(t) S(t - d))^n", ax=ax)
-        for row in none[none["group"] == group].to_dict("records"):
-            _level(ax, row["estimate"], f"{row['statistic']} without a hedge")
+        alone = none[none["group"] == group]
+        _levels(ax, dict(zip(alone["statistic"], alone["estimate"], strict=True)), "simulated: no hedge")
     same_range(gained)
     left, right = paid = new_axes(2, height=4.9)
     p99 = quantiles[(quantiles["statistic"] == "p99") & (quantiles["kind"] == "simulated") & (quantiles["x"] > 0)]
@@ -559,7 +568,7 @@ def hedging_charts(frame: pd.DataFrame) -> dict[str, list[Axes]]:
     title = f"p99, {groups[-1]}"
     line_chart(p99, x_label=label, y_label="p99 of the sojourn time, ms", title=title, ax=left, styles=styles)
     before = none[(none["group"] == groups[-1]) & (none["statistic"] == "p99")]["estimate"].iloc[0]
-    _level(left, before, "p99 without a hedge")
+    _levels(left, {"p99": before}, "simulated: no hedge")
     simulated = work[work["kind"] == "simulated"]
     costs = "extra work, % of the calls"
     line_chart(simulated, x_label=label, y_label=costs, title="What it costs", ax=right, styles=styles)
@@ -567,12 +576,15 @@ def hedging_charts(frame: pd.DataFrame) -> dict[str, list[Axes]]:
     return {"hedging": gained, "hedging-load": paid}
 
 
-def _level(ax: Axes, value: float, name: str) -> None:
-    """Draw a thin line at one value across, with its name above it."""
-    ax.axhline(value, color="#777777", lw=0.9, ls="-", zorder=1)
+def _levels(ax: Axes, values: Mapping[str, float], label: str) -> None:
+    """Draw a thin line across at each value, its name above it, right of all that is drawn; the axes logarithmic."""
+    last = max(float(np.max(line.get_xdata())) for line in ax.get_lines())
+    first, _ = ax.get_xlim()
+    ax.set_xlim(first, last * (last / first) ** 0.14)  # Room for the names, which would lie on lines elsewhere.
     style: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "fontsize": 7, "color": "#444444"}
-    back = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5}
-    ax.text(0.12, value * 1.01, f"simulated: {name}", ha="left", va="bottom", bbox=back, zorder=1.5, **style)
+    for place, (name, value) in enumerate(values.items()):
+        ax.axhline(value, color="#777777", lw=0.9, ls="-", zorder=1, label=f"_{label}" if place else label)
+        ax.text(0.995, value * 1.01, name, ha="right", va="bottom", **style)
 
 
 def partial_chart(frame: pd.DataFrame) -> list[Axes]:

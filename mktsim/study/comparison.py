@@ -69,6 +69,9 @@ class Comparison:
         saved = "" if math.isnan(self.saved) else f"; common random numbers saved a factor {self.saved:.3g}"
         return f"{self.statistic}: {self.a} - {self.b} = {self.difference} ms: {self.verdict}{saved}"
 
+    def __repr__(self) -> str:
+        return f"<Comparison {self}>"
+
     def _repr_html_(self) -> str:
         table: str = self.to_pandas().to_html(index=False, float_format=lambda x: f"{x:.4g}")
         return f"<div>{html.escape(str(self))}</div>{table}"

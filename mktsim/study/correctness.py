@@ -83,6 +83,8 @@ def measure_merges(
 ) -> list[Point]:
     """Count how many random statements each merge answers as one SQLite with all rows does.
 
+    It runs an event loop of its own: in a notebook, ``await asyncio.to_thread(measure_merges, ...)``.
+
     The exact merge is right only if every value, its type, the bits of every float, the order and the names agree
     (`mktsim.testing`). The naive one is judged leniently: 1 equals 1.0, floats agree to 9 digits, and order counts
     only where the statement has an ORDER BY.

@@ -8,7 +8,7 @@ from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 
-from mktsim.errors import DuplicateError, StorageError
+from mktsim.errors import DuplicateError, StorageError, cause, shortened
 from mktsim.market import generate
 from mktsim.market.catalogue import catalogue
 from mktsim.market.nouns import SCHEMA
@@ -43,7 +43,7 @@ def make_fleet(path: Path, *, vendors: int, products: int, seed: int, progress: 
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path.
         if isinstance(error, StorageError | DuplicateError):
             raise
-        raise StorageError(f"no fleet can be made at {str(path)!r:.300}: {error}") from error
+        raise StorageError(f"no fleet can be made at {str(path)!r:.300}: {shortened(error)}") from cause(error)
     return path
 
 

@@ -37,7 +37,7 @@ from tqdm.auto import tqdm
 
 from mktsim.errors import InvalidArgumentError
 from mktsim.fanout.policy import ScatterPolicy
-from mktsim.streams import Streams
+from mktsim.streams import check_seed
 from mktsim.study.jobs import Job, Submits, check_executor, completed
 from mktsim.study.replication import Engine, _check
 from mktsim.study.replications import LEAST_REPLICATIONS, check_replications, values_of
@@ -81,6 +81,12 @@ class Optimum:
             f"{self.parameter} = {self.best} has the least {self.objective}; it is worse than the best by at most "
             f"{self.regret.high:.4g} ({self.regret.confidence:.0%}); could be best: "
             f"{', '.join(map(str, self.could_be_best))}"
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"<Optimum {self.parameter} = {self.best!r:.80} by {self.objective}, regret at most "
+            f"{self.regret.high:.4g}; could be best: {len(self.could_be_best)} of {len(self.frame)}; seed {self.seed}>"
         )
 
     def _repr_html_(self) -> str:
@@ -132,7 +138,7 @@ def optimise(
     (6, [6], 0.0)
     """
     _check(scenario, requests, engine)
-    Streams(seed)
+    check_seed(seed)
     check_executor(executor, cache)
     check_replications(replications)
     _share("confidence", confidence)

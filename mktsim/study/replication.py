@@ -17,7 +17,7 @@ from mktsim.sim.operators import Hosts
 from mktsim.sim.vectorised import vectorised_sojourn_times
 from mktsim.sqlite import Value
 from mktsim.streams import Streams
-from mktsim.study.coordinated import coordinated_sojourn_times, vendor_ids
+from mktsim.study.coordinated import check_statement, coordinated_sojourn_times, vendor_ids
 from mktsim.study.provenance import program_versions as program_versions
 from mktsim.study.scenario import Scenario
 from mktsim.study.statistics import (
@@ -116,15 +116,19 @@ class SimulationResult:
         """Return one row a request: its number and its sojourn time in ms."""
         return pd.DataFrame({"request": np.arange(len(self.sojourn_time_ms)), "sojourn_time_ms": self.sojourn_time_ms})
 
+    @property
+    def _how(self) -> str:
+        return f"{self.engine} engine" + ("" if self.engine == "event" else ", times alone: no SQL ran")
+
     def __repr__(self) -> str:
         return (
-            f"<SimulationResult {len(self.sojourn_time_ms)} requests over {self.scenario.vendors:,} vendors, "
-            f"{self.engine} engine, seed {self.seed}: median {np.median(self.sojourn_time_ms):.4g} ms>"
+            f"<SimulationResult {len(self.sojourn_time_ms)} requests over {self.scenario.vendors:,} vendors "
+            f"({self._how}), seed {self.seed}: median {np.median(self.sojourn_time_ms):.4g} ms>"
         )
 
     def _repr_html_(self) -> str:
         caption = (
-            f"simulated ({self.engine} engine), {self.scenario.vendors:,} vendors, preset {self.scenario.preset} of "
+            f"simulated ({self._how}), {self.scenario.vendors:,} vendors, preset {self.scenario.preset} of "
             f"{self.preset_date}, seed {self.seed}"
         )
         table: str = self.summary().to_html(index=False, float_format=lambda x: f"{x:.4g}", na_rep="")
@@ -160,7 +164,7 @@ def simulate(
     InvalidArgumentError
         If an argument is out of range or the engine does not cover the scenario.
     QueryError
-        If the event engine runs and the statement is at fault.
+        If the statement or its parameters are at fault, whichever engine runs.
 
     Examples
     --------
@@ -183,6 +187,7 @@ def _check(scenario: Scenario, requests: int, engine: str) -> None:
         raise InvalidArgumentError(f"requests must be a whole number from 1 to {_MAX_REQUESTS:,}, not {requests!r:.80}")
     if engine not in ("auto", "event", "vectorised"):
         raise InvalidArgumentError(f'engine must be "auto", "event" or "vectorised", not {engine!r:.80}')
+    check_statement(scenario)
 
 
 def place(scenario: Scenario) -> Hosts | None:
@@ -197,6 +202,7 @@ def run(
     scenario: Scenario, streams: Streams, requests: int, *, engine: Engine, execute: bool = True
 ) -> tuple[str, NDArray[np.float64], list[tuple[Value, ...]] | None]:
     """Run requests 0 to `requests` - 1 and return the engine that ran, the sojourn times in ms and the rows."""
+    check_statement(scenario)
     hosts, world = place(scenario), scenario.world
     uncovered = scenario.uncovered(hosts)
     if engine == "event" or (engine == "auto" and uncovered is not None):

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from mktsim.errors import InvalidArgumentError, SimulationError
-from mktsim.streams import Streams
+from mktsim.streams import check_seed
 from mktsim.study.jobs import Job, Submits, check_executor, completed
 from mktsim.study.provenance import program_versions
 from mktsim.study.replication import Engine, _check, check_statistic, requests_are_independent
@@ -198,7 +198,7 @@ def replicate_quietly(
 ) -> Replications:
     """Do what :func:`replicate` does, for those who judge the samples in another way: without its warning."""
     _check(scenario, requests, engine)
-    Streams(seed)
+    check_seed(seed)
     check_executor(executor, cache)
     check_replications(replications)
     if not isinstance(common_random_numbers, bool):

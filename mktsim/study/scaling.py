@@ -34,6 +34,7 @@ from mktsim.placement import ConsistentHashRing
 from mktsim.sim.latency import Constant
 from mktsim.sim.world import TICK_S, World, load_preset
 from mktsim.sqlite import Connection, connect, quote
+from mktsim.streams import check_seed
 from mktsim.study import analytic
 from mktsim.study.correctness import measure_merges
 from mktsim.study.fleets import ensure_fleet
@@ -115,11 +116,13 @@ def run_study(
 ) -> list[Point]:
     """Make the four measurements of the scaling study.
 
+    It runs an event loop of its own: in a notebook, ``await asyncio.to_thread(run_study, ...)``.
+
     Parameters
     ----------
     size : StudySize
     seed : int
-        From 0 to 2**64 - 1.
+        From 0 to 2**128 - 1.
     fleets : Path
         Where generated fleets are kept.
     progress : bool
@@ -129,8 +132,7 @@ def run_study(
     announce : callable
         Told what comes next.
     """
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 1 << 64:
-        raise InvalidArgumentError(f"seed must be a whole number from 0 to 2**64 - 1, not {seed!r:.80}")
+    check_seed(seed)
     announce("1/4 live: exact answers over vendors on disk")
     points = asyncio.run(
         measure_live(
@@ -241,6 +243,7 @@ def simulate_fan_out(
                 seed=seed,
                 executor=None if executor is None else _Counting(executor, bar, scenario.vendors * batch),
                 quantiles=[p for p in (0.5, 0.99) if requests >= samples_for_quantile(p)],
+                mean=False,
                 progress=False,
             )
             if executor is None:
@@ -257,7 +260,7 @@ def simulate_fan_out(
                     preset=f"{scenario.preset} of {row['preset_date']}",
                     **{name: row[name] for name in ("statistic", "estimate", "low", "high", "n", "engine")},
                 )
-                for row in frame[frame["statistic"] != "mean"].to_dict("records")
+                for row in frame.to_dict("records")
             ]
     return points + [point for preset in PRESETS for point in _theory(preset, size.sim_vendors, seed)]
 

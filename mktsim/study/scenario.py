@@ -14,6 +14,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
@@ -40,9 +41,9 @@ class Scenario:
         How many, from 1 to 10,000,000.
     products : int
         Rows in each vendor's table `products`.
-    preset : str
+    preset : str or path
         Name of a preset (see :func:`mktsim.sim.world.preset_names`), or the path of a preset file ending in ``.toml``;
-        ``"own"`` where a world is given.
+        ``"own"`` where a world is given. A path is kept as its text.
     world : World, str or None
         A world of the study's own, in place of a preset's, or the preset's name. It then reads as the world that holds,
         under the scenario's `window`.
@@ -59,7 +60,8 @@ class Scenario:
     virtual_nodes : int
         Points of each shard on that ring.
     statement : str
-        The query.
+        The query, over the one table of simulated vendors, `products(id, vendorId, name, category, price, rating,
+        stock)`; planned when it is simulated, by either engine. See :meth:`planned_elsewhere`.
     params : sequence
         Its parameters: numbers and strings.
 
@@ -82,7 +84,7 @@ class Scenario:
 
     vendors: int = 1000
     products: int = 10
-    preset: str = ""
+    preset: str = ""  # A path becomes its text when it is made.
     world: World = None  # type: ignore[assignment]  # A preset's name and None become Worlds when it is made.
     policy: ScatterPolicy | None = None
     fanout: int | Literal["flat"] = "flat"
@@ -92,6 +94,7 @@ class Scenario:
     statement: str = "SELECT name, price, rating FROM products WHERE category = ? ORDER BY rating DESC, id LIMIT 10"
     params: Sequence[int | float | str] = ("electronics",)
     _own: World | None = field(default=None, init=False, repr=False, compare=False)
+    _is_planned: bool = field(default=False, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self._whole("vendors", 1, _MAX_VENDORS)
@@ -121,7 +124,7 @@ class Scenario:
 
     def _settle_world(self) -> None:
         """Decide between preset and own world; from here on `world` is the one that holds."""
-        preset, world = self.preset, cast(Any, self.world)
+        preset, world = _text_of(self.preset), cast(Any, self.world)
         if not isinstance(preset, str):
             raise InvalidArgumentError(f"Scenario.preset must be a name or a path, not {preset!r:.80}")
         if isinstance(world, str):
@@ -148,6 +151,26 @@ class Scenario:
             raise InvalidArgumentError(
                 f"Scenario.{name} must be a whole number from {low:,} to {high:,}{alternative}, not {value!r:.80}"
             )
+
+    @property
+    def is_planned_elsewhere(self) -> bool:
+        """Whether the statement is another market's; see :meth:`planned_elsewhere`."""
+        return self._is_planned
+
+    def planned_elsewhere(self) -> Scenario:
+        """Return the scenario of a statement that a market with other tables has planned: only its times are simulated.
+
+        Simulated vendors need not have the tables; where the event engine has to run the statement, they do.
+
+        Examples
+        --------
+        >>> asked = Scenario(statement="SELECT stars FROM reviews", params=()).planned_elsewhere()
+        >>> asked.replace(vendors=10).is_planned_elsewhere, asked.replace(params=(1,)).is_planned_elsewhere
+        (True, False)
+        """
+        copy = self.replace()
+        object.__setattr__(copy, "_is_planned", True)
+        return copy
 
     def load_preset(self) -> Preset:
         """Load the preset, with its date and sources; an own world has neither."""
@@ -225,7 +248,10 @@ class Scenario:
         elif "preset" in changes or "world" in changes:
             values["world"] = None
             values["preset"] = "" if self._own is not None else self.preset
-        return Scenario(**(values | changes))
+        changed = Scenario(**(values | changes))
+        if not changes.keys() & {"statement", "params"}:
+            object.__setattr__(changed, "_is_planned", self._is_planned)
+        return changed
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data; values that are None are left out, and so is the world where it is the preset's."""
@@ -278,6 +304,13 @@ class Scenario:
         )
         world = f"preset of {date}" if date else "a world of its own"
         return f"<table><caption>Scenario, {world}</caption>{cells}</table>"
+
+
+def _text_of(preset: Any) -> Any:
+    path = fspath(preset) if isinstance(preset, PathLike) else None
+    if isinstance(path, str) and not path.endswith(".toml"):
+        raise InvalidArgumentError(f"Scenario.preset: the file of a preset ends in .toml, and {path!r:.300} does not")
+    return preset if path is None else path
 
 
 def _where(preset: str) -> str | Path:

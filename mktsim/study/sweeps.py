@@ -8,22 +8,30 @@ again, and a sweep that was killed goes on from there; the table is made of whol
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from mktsim.errors import InvalidArgumentError
-from mktsim.streams import Streams
+from mktsim.errors import InvalidArgumentError, UndercoverageWarning
+from mktsim.streams import check_seed
+from mktsim.study.coordinated import check_statement
 from mktsim.study.jobs import Job, Submits, check_executor, completed
 from mktsim.study.replication import Engine, _check, check_statistic, requests_are_independent
+from mktsim.study.replications import LEAST_REPLICATIONS
 from mktsim.study.scenario import Scenario
-from mktsim.study.statistics import estimate_statistic
+from mktsim.study.statistics import coverage_deficit, estimate_statistic, undercoverage
+
+#: Scenarios that a warning names by their numbers.
+_NAMED: Final = 10
+#: What an interval may cover less than it says without a warning, a share.
+_DEFICIT: Final = 0.01
 
 
 def sweep(
@@ -35,6 +43,7 @@ def sweep(
     requests: int = 100,
     engine: Engine = "auto",
     quantiles: Sequence[float] = (0.5, 0.99),
+    mean: bool = True,
     cache: str | Path | None = None,
     progress: bool = True,
     **axes: Iterable[Any],
@@ -58,6 +67,8 @@ def sweep(
         See :func:`~mktsim.study.replication.simulate`.
     quantiles : sequence of float
         Estimated from the requests of all replications together, where these are independent.
+    mean : bool
+        Whether the mean is estimated too; not, where quantiles are all that is asked for.
     cache : path, optional
         A folder in which replications are kept, by scenario, seed, number and version: a sweep that was killed takes up
         where it was, and one with more scenarios computes the new ones only.
@@ -81,6 +92,12 @@ def sweep(
     StorageError
         If the cache cannot be used.
 
+    Warns
+    -----
+    UndercoverageWarning
+        Once for the whole sweep, with the numbers of the scenarios, if intervals of their means are likely to cover a
+        percentage point less than they say.
+
     Examples
     --------
     >>> size = {"replications": 10, "quantiles": (0.5,), "progress": False}
@@ -93,19 +110,23 @@ def sweep(
     given = [scenario] if isinstance(scenario, Scenario) else _listed("scenario", scenario)
     for one in given:
         _check(one, requests, engine)
-    Streams(seed)
+    check_seed(seed)
     check_executor(executor, cache)
     grid = {name: _listed(f"axis {name}", values) for name, values in axes.items()}
     points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     scenarios = [one.replace(**point) for one in given for point in points]
-    statistics = ["mean", *(f"p{100 * _number(p):.12g}" for p in quantiles)]
+    if not isinstance(mean, bool) or not (mean or quantiles):
+        raise InvalidArgumentError(f"mean must be True, or False where there are quantiles, not {mean!r:.80}")
+    statistics = [*["mean"] * mean, *(f"p{100 * _number(p):.12g}" for p in quantiles)]
     for one in scenarios:
+        check_statement(one)
         for statistic in statistics:
             check_statistic(one, statistic, replications=replications, requests=requests)
 
     jobs = [Job(one, seed, r, requests, engine) for one in scenarios for r in range(replications)]
     parts: dict[int, dict[int, NDArray[np.float64]]] = {}
     rows: dict[int, list[dict[str, Any]]] = {}
+    doubts: dict[int, str] = {}
     with tqdm(total=len(jobs), desc="sweep", unit="replication", disable=not progress) as bar:
         for place, (name, times_ms) in completed(jobs, executor=executor, cache=cache):
             bar.update()
@@ -117,6 +138,9 @@ def sweep(
             done = parts.pop(i)
             samples = np.stack([done[number] for number in range(replications)])
             independent = requests_are_independent(scenarios[i])
+            doubt = _doubt(samples, independent) if mean else None
+            if doubt is not None:
+                doubts[i] = doubt
             rows[i] = [
                 {
                     "scenario": i,
@@ -137,7 +161,41 @@ def sweep(
                 for statistic in statistics
                 for interval in [estimate_statistic(samples, statistic, independent=independent)]
             ]
+    if doubts:
+        warnings.warn(_doubted(doubts, len(scenarios), replications, requests), UndercoverageWarning, stacklevel=2)
     return pd.DataFrame([row for i in range(len(scenarios)) for row in rows[i]])
+
+
+def _doubt(samples: NDArray[np.float64], independent: bool) -> str | None:
+    """Say why the interval of a scenario's mean is likely to deceive, or None.
+
+    Under ten replications say little about what one request leaves to the next, and Student's interval is so wide that
+    skewness costs it less than to first order: R / (R + 10) of that, as intervals of R exponentials (5 observations a
+    mean, or 1) lose for R = 3 to 40, within a half.
+    """
+    replications = len(samples)
+    if not independent or replications >= LEAST_REPLICATIONS:
+        return undercoverage(samples)
+    deficit = coverage_deficit(samples) * replications / (replications + 10)
+    if deficit <= _DEFICIT:
+        return None
+    return (
+        f"they are few for so skewed a mean: an interval said to be of 95% covers about {100 * deficit:.2g} points "
+        f"less; take more, at least {LEAST_REPLICATIONS}, or longer ones"
+    )
+
+
+def _doubted(doubts: dict[int, str], scenarios: int, replications: int, requests: int) -> str:
+    """Say which scenarios' intervals of the mean deceive, and why the first one's does."""
+    numbers = sorted(doubts)
+    listed = ", ".join(map(str, numbers[:_NAMED])) + (", ..." if len(numbers) > _NAMED else "")
+    which = "the scenario's mean is" if scenarios == 1 else (
+        f"the means of {len(numbers)} of {scenarios} scenarios (numbers {listed}) are"
+    )  # fmt: skip
+    return (
+        f"{which} likely to be covered less often than the intervals say; in scenario {numbers[0]} there are "
+        f"{replications} replications of {requests:,} requests: {doubts[numbers[0]]}"
+    )
 
 
 def _varied(given: Sequence[Scenario], number: int) -> dict[str, Any]:

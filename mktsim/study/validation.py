@@ -25,7 +25,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from mktsim.errors import InvalidArgumentError
-from mktsim.streams import Streams
+from mktsim.streams import Streams, check_seed
 from mktsim.study.checks import CHECKS, Check
 from mktsim.study.claims import Claim
 from mktsim.study.jobs import Submits, check_executor, computed
@@ -146,7 +146,7 @@ def validate(
     """
     if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0.1 <= scale <= 1000:
         raise InvalidArgumentError(f"scale must be from 0.1 to 1000, not {scale!r:.80}")
-    Streams(seed)
+    check_seed(seed)
     check_executor(executor, None)
     tasks = [(check, seed, float(scale)) for check in CHECKS]
     found: dict[int, list[Claim]] = {}

@@ -33,7 +33,7 @@ from tqdm.auto import tqdm
 from mktsim.errors import InvalidArgumentError
 from mktsim.sim.latency import Constant
 from mktsim.sim.world import World
-from mktsim.streams import Streams
+from mktsim.streams import check_seed
 from mktsim.study import analytic, charts
 from mktsim.study.jobs import Job, Submits, check_executor, completed
 from mktsim.study.optimisation import best_of
@@ -103,7 +103,7 @@ def fanout_width(
     base = Scenario(preset="same-zone") if scenario is None else scenario
     if not isinstance(base, Scenario):
         raise InvalidArgumentError(f"needs a Scenario, not {base!r:.80}")
-    Streams(seed)
+    check_seed(seed)
     check_executor(executor, None)
     check_replications(replications)
     if not isinstance(requests, int) or isinstance(requests, bool) or requests < 2 * replications:

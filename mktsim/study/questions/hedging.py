@@ -38,7 +38,7 @@ from mktsim.fanout.policy import ScatterPolicy
 from mktsim.sim.conditions import Background
 from mktsim.sim.latency import Constant, Latency, LogNormal
 from mktsim.sim.world import LEAF, World, ms_to_ticks
-from mktsim.streams import Streams
+from mktsim.streams import check_seed
 from mktsim.study import analytic, charts
 from mktsim.study.jobs import Job, Submits, check_executor, completed, computed
 from mktsim.study.optimisation import best_of
@@ -193,7 +193,7 @@ def hedging(
     service = LogNormal(1.0, 10.0) if service is None else service
     if not isinstance(service, Latency):
         raise InvalidArgumentError(f"service must be a Latency, not {service!r:.80}")
-    Streams(seed)
+    check_seed(seed)
     check_executor(executor, None)
     check_replications(replications)
     least = samples_for_quantile(0.99)

@@ -39,7 +39,7 @@ from mktsim.market import Marketplace
 from mktsim.market.catalogue import catalogue
 from mktsim.market.nouns import NOUNS
 from mktsim.sqlite import Connection, connect, quote
-from mktsim.streams import Streams
+from mktsim.streams import Streams, check_seed
 from mktsim.study import charts
 from mktsim.study.fleets import make_fleet
 from mktsim.study.jobs import Submits, check_executor
@@ -72,6 +72,8 @@ def isolation(
     progress: bool = False,
 ) -> StudyResult:
     """Measure a packed marketplace beside one SQLite file with the same rows.
+
+    It runs an event loop of its own: in a notebook, ``await asyncio.to_thread(isolation, ...)``.
 
     Parameters
     ----------
@@ -110,7 +112,7 @@ def isolation(
     >>> sorted(frame["group"].unique())
     ['', 'filter', 'group-by', 'one vendor', 'top-k']
     """
-    Streams(seed)
+    check_seed(seed)
     check_executor(executor, None)
     if not isinstance(vendors, list | tuple | range) or not vendors or len(set(vendors)) < len(vendors):
         raise InvalidArgumentError(f"vendors must be a sequence of different whole numbers, not {vendors!r:.80}")

@@ -3,8 +3,8 @@
 Rules
 -----
 What is predicted was not seen: sizes beyond those of the calibration, and requests that queue for the one loop, where
-the calibration asked one query at a time. Each prediction is made before its measurement. Errors are shown as they are;
-how much slower the machine had become meanwhile stands beside them.
+the calibration asked one query at a time. Each prediction is made before its measurement. Errors are shown as they are,
+and first; how much slower the machine had become meanwhile stands beside them, and what is left of each error without.
 
 What this does not do
 ---------------------
@@ -21,6 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
@@ -32,7 +33,7 @@ from mktsim.study.jobs import Submits
 from mktsim.study.live import Calibration, calibrate
 from mktsim.study.measuring import STATEMENTS, Statement
 from mktsim.study.points import Point, tidy
-from mktsim.study.prediction import compared, drift, load_name, measure, predict
+from mktsim.study.prediction import DRIFT_TAKEN_OUT, STATISTICS, compared, drift, load_name, measure, predict
 from mktsim.study.result import StudyResult
 
 QUESTION: Final = "Does the simulator, calibrated on small live fleets, foretell the p50 and p99 of larger ones?"
@@ -80,8 +81,9 @@ async def live_vs_simulated(
     Returns
     -------
     StudyResult
-        Points ``p50`` and ``p99`` in ms, measured and simulated; ``error of p50``, ``error of p99`` and ``drift`` in %;
-        ``x`` vendors, `series` the statement, `group` the load.
+        Points of :func:`~mktsim.study.prediction.compared`: ``p50`` and ``p99`` in ms, measured and simulated; their
+        errors, as they are and with the drift taken out, and ``drift`` in %; ``x`` vendors, `series` the statement,
+        `group` the load.
     Calibration
 
     Raises
@@ -104,8 +106,7 @@ async def live_vs_simulated(
             return await stack.enter_async_context(Marketplace.open(path))
 
         small = [await opened(*each) for each in fitted]
-        reference = max(small, key=lambda market: len(market.vendors))
-        shards = len(reference.store.shards)
+        shards = len(max(small, key=lambda market: len(market.vendors)).store.shards)
         calibration = await calibrate(
             *small, statements=statements, rounds=rounds, tolerance=tolerance, seed=seed, progress=progress
         )
@@ -120,10 +121,10 @@ async def live_vs_simulated(
                 replications=replications, seed=seed,
             )  # fmt: skip
             key = f"{vendors}/{load}/{name}"
-            before = await drift(calibration, name, reference, streams=Streams(seed).child(f"before {key}"))
+            before = await drift(calibration, name, small, streams=Streams(seed).child(f"before {key}"))
             times_ms = await measure(foretold, calibration, large[vendors])
-            after = await drift(calibration, name, reference, streams=Streams(seed).child(f"after {key}"))
-            points += compared(foretold, times_ms, drifts=(before, after))
+            after = await drift(calibration, name, small, streams=Streams(seed).child(f"after {key}"))
+            points += compared(foretold, times_ms, drifts=np.concatenate((before, after)))
     frame = tidy(points)
     parameters = {
         "fitted": [list(each) for each in fitted], "predicted": list(predicted), "loads": list(loads),
@@ -131,10 +132,13 @@ async def live_vs_simulated(
         "replications": replications,
     }  # fmt: skip
     sizes = ", ".join(f"{vendors:,}" for vendors in sorted(known))
+    names = [statistic + suffix for suffix in ("", DRIFT_TAKEN_OUT) for statistic in STATISTICS]
+    counts = "; ".join(f"{name}: {_within(frame[frame['statistic'] == f'error of {name}'])}" for name in names)
     caption = (
         f"Measured on {calibration.machine}, {calibration.date}; calibrated on {sizes} vendors, {rounds} rounds; "
         f"n = {requests} requests a point, the same instants measured and simulated; simulated: {replications} "
-        f"replications and the central 95 % of what one run shows; measured: 95 % intervals; seed {seed}."
+        f"replications and the central 95 % of what one run shows; measured: 95 % intervals; seed {seed}. "
+        f"Within {TARGET:.0f} %: {counts}."
     )
     answer = in_words(frame)
     result = StudyResult(
@@ -162,26 +166,61 @@ def _seen(
 
 
 def in_words(frame: pd.DataFrame) -> str:
-    """Say how large the errors are, which exceed the target, and how far the machine drifted."""
-    texts = []
-    for statistic in ("p50", "p99"):
-        errors = frame[frame["statistic"] == f"error of {statistic}"]
-        size = errors["estimate"].abs()
-        worst = max(errors.to_dict("records"), key=lambda row: abs(row["estimate"]))
-        within = int((size <= TARGET).sum())
-        texts.append(
-            f"The {statistic} is within {TARGET:.0f} % in {within} of {len(errors)} cases; it is {size.median():.2g} % "
-            f"off in the median and {worst['estimate']:+.3g} % at worst ({worst['series']}, {worst['x']:,.0f} vendors, "
-            f"{worst['group']})."
-        )
+    """Say how large the errors are, how far the machine drifted, what is left without that, and where it lies."""
+    texts = [_errors_in_words(frame, statistic) for statistic in STATISTICS]
     drifts = frame.loc[frame["statistic"] == "drift", "estimate"]
+    quiet = not (drifts.abs() > TARGET).any()
     if len(drifts):
+        noisy = "" if quiet else ", so it was not quiet: measure again where nothing else runs"
         texts.append(
-            f"Meanwhile the machine itself, on a fleet it was calibrated on, was {drifts.min():+.2g} to "
-            f"{drifts.max():+.2g} % slower than when it was calibrated: an error of the same size says nothing of the "
-            "model."
+            f"Meanwhile the machine itself was {drifts.min():+.3g} to {drifts.max():+.3g} % slower, on the fleets it "
+            f"was calibrated on, than when it was calibrated{noisy}."
         )
+        texts += [_errors_in_words(frame, statistic + DRIFT_TAKEN_OUT) for statistic in STATISTICS]
+    if quiet:  # Else the errors are not the model's, and tell nothing of what it lacks.
+        texts += _missing(frame, "p50" + (DRIFT_TAKEN_OUT if len(drifts) else ""))
     return " ".join(texts)
+
+
+def _errors_in_words(frame: pd.DataFrame, name: str) -> str:
+    """Say how many errors of a name are within the target, how large they are, and which is the worst."""
+    errors = frame[frame["statistic"] == f"error of {name}"]
+    worst = max(errors.to_dict("records"), key=lambda row: abs(row["estimate"]))
+    return (
+        f"The {name}{',' if ',' in name else ''} is within {TARGET:.0f} % in {_within(errors)} cases; it is "
+        f"{errors['estimate'].abs().median():.2g} % off in the median and {worst['estimate']:+.3g} % at worst "
+        f"({worst['series']}, {worst['x']:,.0f} vendors, {worst['group']})."
+    )
+
+
+def _within(errors: pd.DataFrame) -> str:
+    return f"{int((errors['estimate'].abs() <= TARGET).sum())} of {len(errors)}"
+
+
+def _missing(frame: pd.DataFrame, name: str) -> list[str]:
+    """Say what the model lacks, as far as the errors of a name show it: by the size of the fleet, and under load."""
+    errors = frame[frame["statistic"] == f"error of {name}"]
+    alone, busy = (errors[(errors["group"] == load_name(0)) == one] for one in (True, False))
+    texts = []
+    small, large = (alone[alone["x"] == x].set_index("series") for x in (alone["x"].min(), alone["x"].max()))
+    fallen = small["low"] - large["high"] > 0  # Beyond both intervals.
+    if 2 * fallen.sum() > len(fallen):
+        points = (small["estimate"] - large["estimate"])[fallen]
+        texts.append(
+            f"In {fallen.sum()} of {len(fallen)} statements the error falls from {alone['x'].min():,.0f} to "
+            f"{alone['x'].max():,.0f} vendors, by {points.min():.2g} to {points.max():.2g} points: a vendor of a "
+            "larger fleet takes longer, for which the model has no term (the processor's caches hold a small fleet, "
+            "and not a large one)."
+        )
+    pairs = busy.merge(alone, on=["x", "series"], suffixes=("", "_alone"))
+    lower = pairs["estimate"] - pairs["estimate_alone"]
+    if 2 * (lower < 0).sum() > len(pairs):
+        texts.append(
+            f"In {(lower < 0).sum()} of {len(pairs)} cases the error under load lies below that of one query at a "
+            f"time, by {-lower[lower < 0].median():.2g} points in the median: a query among others takes longer than "
+            "one after the other, and a queue magnifies what its service is wrong by."
+        )
+    return texts
 
 
 def answer_question(

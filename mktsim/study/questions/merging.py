@@ -37,7 +37,7 @@ from mktsim.errors import InvalidArgumentError, MktsimError
 from mktsim.fanout import QueryCoordinator, Scanner
 from mktsim.network import InProcessNetwork, Metered
 from mktsim.sqlite import Connection
-from mktsim.streams import Streams
+from mktsim.streams import Streams, check_seed
 from mktsim.study import charts
 from mktsim.study.coordinated import SCHEMA, fleet
 from mktsim.study.correctness import measure_merges, naive_is_right
@@ -80,6 +80,8 @@ def merging(
 ) -> StudyResult:
     """Measure bytes and time of both merges by class of statement, and on random statements how often each is right.
 
+    It runs an event loop of its own: in a notebook, ``await asyncio.to_thread(merging, ...)``.
+
     Parameters
     ----------
     vendors : sequence of int
@@ -119,7 +121,7 @@ def merging(
     >>> right.loc[["filter", "AVG by group"], "estimate"].tolist()
     [1.0, 0.0]
     """
-    Streams(seed)
+    check_seed(seed)
     check_executor(executor, None)
     if not isinstance(vendors, list | tuple | range) or not vendors or len(set(vendors)) < len(vendors):
         raise InvalidArgumentError(f"vendors must be a sequence of different whole numbers, not {vendors!r:.80}")

@@ -40,7 +40,7 @@ from mktsim.sim.loop import SimLoop, sim_run
 from mktsim.sim.network import SimNetwork, request_number
 from mktsim.sim.world import LEAF, World
 from mktsim.sqlite import Value
-from mktsim.streams import Streams
+from mktsim.streams import Streams, check_seed
 from mktsim.study import charts
 from mktsim.study.coordinated import SCHEMA, fleet
 from mktsim.study.jobs import Submits, check_executor, computed
@@ -139,7 +139,7 @@ def partial_answers(
     latency = LogNormal(1.0, 10.0) if latency is None else latency
     if not isinstance(latency, Latency):
         raise InvalidArgumentError(f"latency must be a Latency, not {latency!r:.80}")
-    Streams(seed)
+    check_seed(seed)
     check_executor(executor, None)
     check_replications(replications)
     for name, number in (("vendors", vendors), ("products", products), ("requests", requests)):

@@ -36,7 +36,7 @@ from mktsim.network import Metered
 from mktsim.sim.loop import SimLoop, sim_run
 from mktsim.sim.network import SimNetwork, request_number
 from mktsim.sim.world import LEAF, World, load_preset
-from mktsim.streams import Streams
+from mktsim.streams import Streams, check_seed
 from mktsim.study import charts
 from mktsim.study.jobs import Submits, check_executor, computed
 from mktsim.study.points import Point, tidy
@@ -156,7 +156,7 @@ def pipelining(
             raise InvalidArgumentError(f"worlds must be Worlds by name, not {name!r:.40}: {world!r:.40}")
         if world.faults or world.limit is not None:
             raise InvalidArgumentError(f"world {name!r:.80} has faults or limits: a look-up may then never be answered")
-    Streams(seed)
+    check_seed(seed)
     check_executor(executor, None)
     check_replications(replications)
     for name, number, most in (("vendors", vendors, 1_000), ("requests", requests, 100_000)):
