@@ -6,6 +6,7 @@ Ratios to named peers come first, then tables that have no peer: how times grow,
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -33,6 +34,9 @@ from benchmarks.measure import QUICK, Figure, Sizes, measure
 from benchmarks.peers import PeerMissingError
 from mktsim.errors import CalibrationError
 
+#: The figures of the last whole run that was kept; ``docs/BENCHMARKS.md`` shows them.
+STORED = Path(__file__).parent / "figures.json"
+PAGE = Path(__file__).parents[1] / "docs" / "BENCHMARKS.md"
 #: Ratios.
 MODULES = {
     "fanout": fanout,
@@ -56,8 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", action="append", choices=names, help="one part; may be given more than once")
     parser.add_argument("--seed", type=int, default=20261122, help="of catalogues, keys and durations")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder of benchmarks.json and benchmarks.md")
-    parser.add_argument("--check", type=Path, metavar="FILE", help="a benchmarks.json to compare with")
+    parser.add_argument(
+        "--check", type=Path, metavar="FILE", nargs="?", const=STORED, help="a benchmarks.json to compare with, or ours"
+    )
+    parser.add_argument("--keep", action="store_true", help="store a whole run: for --check, and as docs/BENCHMARKS.md")
     options = parser.parse_args(arguments)
+    if options.keep and (options.quick or options.only):
+        parser.error("--keep: what is kept is a whole run, without --quick and --only")
     if options.check is not None and not options.check.is_file():
         parser.error(f"--check: there is no file {str(options.check)!r}")
     sizes = QUICK if options.quick else Sizes()
@@ -93,6 +102,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shown.print(f"\n{title}\n{report.plain(frame)}", markup=False, highlight=False)
     regressions = report.regressions(figures, options.check) if options.check else []
     report.write(options.out, figures, about, tables)
+    if options.keep:
+        shutil.copy(options.out / "benchmarks.json", STORED)
+        shutil.copy(options.out / "growth.png", PAGE.parent / "images")
+        text = report.markdown(figures, about, tables)
+        PAGE.write_text(text.replace("\n## ", "\n![How times grow](images/growth.png)\n\n## ", 1), encoding="utf-8")
     for line in regressions:
         progress.print(f"worse by more than a third: {line}", style="bold red")
     return 1 if regressions else 0

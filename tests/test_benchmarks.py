@@ -155,6 +155,24 @@ def test_a_regression_is_a_third_and_more(tmp_path: Path) -> None:
     assert report.regressions([replace(was, ratio=1.34)], stored) == ["s, against peer: 1 before, 1.34 now"]
 
 
+def test_a_whole_run_is_kept_for_the_next_to_be_compared_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures, the page of the site with its picture; a part of a run or a quick one is refused."""
+    (tmp_path / "images").mkdir()
+    monkeypatch.setattr(command, "STORED", tmp_path / "figures.json")
+    monkeypatch.setattr(command, "PAGE", tmp_path / "BENCHMARKS.md")
+    monkeypatch.setattr(command, "MODULES", {"sql": command.MODULES["sql"]})
+    monkeypatch.setattr(command, "TABLES", ("growth",))
+    monkeypatch.setattr(command, "Sizes", lambda: TINY)
+    with pytest.raises(SystemExit):
+        command.main(["--keep", "--quick"])
+    assert command.main(["--keep", "--out", str(tmp_path / "out")]) == 0
+    kept = json.loads((tmp_path / "figures.json").read_text("utf-8"))
+    assert kept["figures"]
+    assert {row["x"] for row in kept["tables"]["Growth: median times in ms by the number of vendors"]} == {10, 30}
+    assert "](images/growth.png)" in (tmp_path / "BENCHMARKS.md").read_text("utf-8")
+    assert (tmp_path / "images" / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_missing_file_to_check_is_told_before_measuring(capsys: pytest.CaptureFixture[str]) -> None:
     """Arguments are checked whole before any work."""
     with pytest.raises(SystemExit):

@@ -163,6 +163,9 @@ def counting(calls, answer=()):
         ("SELECT name FROM products", (), {"shard_key": 7}, InvalidArgumentError),
         ("SELECT name FROM products", (), {"deadline_s": -1}, InvalidArgumentError),
         ("SELECT name FROM products", (), {"deadline_s": float("nan")}, InvalidArgumentError),
+        ("SELECT name FROM products", (), {"deadline_s": "x"}, InvalidArgumentError),
+        ("SELECT name FROM products", (), {"deadline_s": True}, InvalidArgumentError),
+        ("SELECT name FROM products", (), {"deadline_s": 10**400}, InvalidArgumentError),
     ],
 )
 def test_bad_input_is_a_named_error_before_any_vendor_is_touched(sql, params, options, error):
@@ -187,7 +190,12 @@ def test_an_empty_fleet_without_a_schema_is_an_error_and_with_one_answers_as_an_
 
 
 def test_scanners_are_checked_when_given():
-    """Two of one id, no callable, no connection: refused at once."""
+    """Two of one id, no callable, no connection, no scanners at all: refused at once."""
+    for scanners in (None, 3, [3], "abc", ["a"], {"a": Scanner("a", print)}):
+        with pytest.raises(InvalidArgumentError, match="scanner"):
+            QueryCoordinator(scanners)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgumentError, match="replicas"):
+        QueryCoordinator([Scanner("a", print)], replicas=3)  # type: ignore[arg-type]
     with pytest.raises(InvalidArgumentError):
         QueryCoordinator([Scanner("a", print), Scanner("a", print)])
     with pytest.raises(InvalidArgumentError):
@@ -196,6 +204,13 @@ def test_scanners_are_checked_when_given():
         Scanner.from_connection("a", 3)
     with pytest.raises(InvalidArgumentError):
         Scanner("", print)
+
+
+@pytest.mark.parametrize("answer", [42, None, "abc", [3], [(1,)], ["abc"], [("table", "t", 3)]])
+def test_an_execute_that_returns_no_rows_is_named_with_its_vendor(answer):
+    """Where the schema is read from it; told of a schema, the coordinator misses that vendor's answer."""
+    with pytest.raises(InvalidArgumentError, match="execute of vendor 'acme' must return rows"):
+        ask(QueryCoordinator([Scanner("acme", lambda sql, params=(): answer)]), "SELECT name FROM products")
 
 
 def test_vendors_of_different_schemas_are_refused():

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -427,6 +430,37 @@ def _ticks(n: int) -> Any:
     for k in range(n):
         yield Progress(k, n)
     return "done"
+
+
+def test_a_script_that_ends_while_jobs_run_stops_them_and_ends_in_order() -> None:
+    """A thread that is killed inside compiled code aborts the process: five scripts end, each with two jobs."""
+    script = textwrap.dedent(
+        """
+        import time
+        from mktsim.explore.background import Job, Progress
+
+        def work(name):
+            try:
+                for k in range(10**9):
+                    time.sleep(0.001)
+                    yield Progress(k, 10**9)
+            finally:
+                print(f"{name} was put in order", flush=True)
+
+        first = Job(work("first"), lambda job: None)
+        second = Job(work("second"), lambda job: None)
+        first.start(), second.start()
+        time.sleep(0.1)
+        """
+    )
+    runs = [
+        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(5)
+    ]
+    for run in runs:
+        out, errors = run.communicate(timeout=60)
+        assert (run.returncode, errors) == (0, "")
+        assert sorted(out.splitlines()) == ["first was put in order", "second was put in order"]
 
 
 def test_stopped_is_a_keyboard_interrupt() -> None:

@@ -83,9 +83,20 @@ async def open_and_close(path: Path) -> None:
         assert (await market.query("SELECT COUNT(*) AS n FROM vendors")).rows == [(4000,)]
 
 
-@pytest.mark.parametrize(("name", "value"), [("vendors", -1), ("products", "3"), ("seed", -1), ("workers", 0)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("vendors", -1), ("vendors", None), ("products", "3"), ("seed", -1), ("seed", True), ("workers", 0), ("shards", "x"),
+     ("progress", "x")],
+)  # fmt: skip
 def test_what_is_out_of_range_is_refused_before_a_folder_is_made(tmp_path: Path, name: str, value: object) -> None:
     """Nothing is left behind."""
     with pytest.raises(InvalidArgumentError):
         generate(tmp_path / "new", **{"vendors": 3, "products": 2, "seed": 1, name: value})  # type: ignore[arg-type]
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("path", [3, None, b"abc"])
+def test_what_is_no_path_is_refused(path: Any) -> None:
+    """With the words that opening has for it."""
+    with pytest.raises(InvalidArgumentError, match="a path is a string or a Path"):
+        generate(path, vendors=1, products=1, seed=1)

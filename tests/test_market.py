@@ -114,6 +114,46 @@ def test_a_marketplace_can_be_awaited_and_closed_twice() -> None:
     asyncio.run(body())
 
 
+def test_a_marketplace_that_was_not_awaited_says_so(tmp_path: Path) -> None:
+    """Whatever is asked of it; what copies, pickles, inspects or shows it finds nothing that is not there."""
+    opening = Marketplace.open(tmp_path / "m")
+    for use in (lambda: opening.query("SELECT 1"), lambda: opening.vendor("acme"), lambda: opening.close):
+        with pytest.raises(NotOpenError, match=r"write `await Marketplace.open\(...\)`, or `async with"):
+            use()
+    assert "await Marketplace.open(...)" in repr(opening)
+    assert not hasattr(opening, "query")
+    for name in ("__deepcopy__", "_repr_html_", "_ipython_display_"):
+        with pytest.raises(AttributeError) as caught:
+            getattr(opening, name)
+        assert not isinstance(caught.value, MktsimError)
+    assert asyncio.run(_vendors_of(copy.copy(opening))) == 0
+    assert "query" not in dir(opening)
+    assert [name for name, _ in inspect.getmembers(opening) if not name.startswith("_")] == []
+    assert issubclass(NotOpenError, AttributeError)
+
+
+async def _vendors_of(opening: Any) -> int:
+    async with opening as market:
+        return len(await market.vendor_ids())
+
+
+def test_a_path_or_statement_of_a_million_characters_makes_no_such_message(tmp_path: Path) -> None:
+    """What SQLite and the system quote is cut, in the message as in what a traceback shows of its cause."""
+
+    async def ask(market: Marketplace) -> None:
+        for sql in ("x" * 1_000_000, "SELECT " + "y" * 900_000, "SELECT json_extract('1', '" + "z" * 900_000 + "')"):
+            with pytest.raises(QueryError) as caught:
+                await market.query(sql)
+            assert len("".join(traceback.format_exception(caught.value))) < 20_000
+            assert len(str(caught.value)) < 700
+
+    run(ask)
+    with pytest.raises(StorageError) as caught:
+        run(ask, "x" * 1_000_000)
+    assert len("".join(traceback.format_exception(caught.value))) < 20_000
+    assert len(str(caught.value)) < 700
+
+
 @pytest.mark.parametrize(
     ("arguments", "options"),
     [
@@ -153,6 +193,10 @@ def test_a_folder_that_is_none_of_ours_is_left_alone(tmp_path: Path) -> None:
     for name in "abc":
         with pytest.raises(StorageError):
             run(never, tmp_path / name)
+    for text, lacking in (("{}", "'store'"), ('{"store": "packed"}', "'shards'")):
+        (tmp_path / "b" / "market.json").write_text(text)
+        with pytest.raises(StorageError, match=f"lacks the entry {lacking}"):
+            run(never, tmp_path / "b")
     assert [entry.name for entry in (tmp_path / "a").iterdir()] == ["thesis.txt"]
 
 

@@ -1265,3 +1265,10 @@ def test_a_reference_names_a_thing_that_is_there() -> None:
     asyncio.run(body())
     with pytest.raises(InvalidArgumentError):
         noun("Tag", {"word": "TEXT"}, references={"noteId": Note})
+
+
+@pytest.mark.parametrize("network", [3, None, InProcessNetwork])
+def test_only_a_network_is_metered(network: Any) -> None:
+    """Refused when made, not at the first call."""
+    with pytest.raises(InvalidArgumentError, match="put around a Network"):
+        Metered(network)

@@ -276,6 +276,15 @@ def test_bad_weights_are_refused_by_name(weight: object) -> None:
     assert len(ring) == 0
 
 
+@pytest.mark.parametrize("nodes", [3, None, 2.5, object()])
+@pytest.mark.parametrize("kind", NodePlacement.__subclasses__() + RememberingPlacement.__subclasses__())
+def test_nodes_are_many_ids_whatever_the_placement(kind: type[NodePlacement], nodes: Any) -> None:
+    """Neither a number nor nothing is a list of them."""
+    if not inspect.isabstract(kind):
+        with pytest.raises(InvalidArgumentError, match="nodes must be ids"):
+            kind(nodes)
+
+
 @pytest.mark.parametrize(
     "make",
     [

@@ -146,7 +146,7 @@ def test_a_plan_prints_its_tier_and_statements(things: dict[str, Any]) -> None:
     assert "\ngather " in text
 
 
-@pytest.mark.parametrize("name", ["Explanation", "Explanation, routed", "Comparison", "Optimum"])
+@pytest.mark.parametrize("name", ["Explanation", "Explanation, routed", "Plan", "Comparison", "Optimum"])
 def test_the_repr_is_one_short_line_with_the_answer(name: str, things: dict[str, Any]) -> None:
     """Not every field of a dataclass with its tables; `print` and IPython show the whole."""
     thing = things[name]
@@ -154,14 +154,15 @@ def test_the_repr_is_one_short_line_with_the_answer(name: str, things: dict[str,
     assert text.startswith(f"<{type(thing).__name__} ")
     assert "\n" not in text
     assert len(text) < 250
-    told = {"Explanation": "vendors to visit", "Comparison": "no difference shown", "Optimum": "could be best: 1 of 2"}
+    told = {"Explanation": "vendors to visit", "Plan": "<Plan two-phase, 2 columns: ", "Comparison": "no difference shown", "Optimum": "could be best: 1 of 2"}
     assert told[type(thing).__name__] in text
 
 
-def test_ipython_shows_a_whole_explanation(things: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", ["Explanation", "Plan"])
+def test_ipython_shows_a_whole_explanation(name: str, things: dict[str, Any]) -> None:
     """In a terminal as in a notebook."""
-    shown = pretty(things["Explanation"])  # type: ignore[no-untyped-call]
-    assert shown == str(things["Explanation"])
+    shown = pretty(things[name])  # type: ignore[no-untyped-call]
+    assert shown == str(things[name])
     assert "\ngather " in shown
 
 

@@ -207,9 +207,19 @@ def test_the_same_seed_gives_the_same_study() -> None:
     assert frame().equals(frame())
 
 
-@pytest.mark.parametrize("seed", [-1, 2**64, 1.5, True, math.nan, "7"])
+def test_every_seed_that_one_study_takes_the_other_takes() -> None:
+    """The largest too, which is above 2**64."""
+    points = simulate_fan_out(TINY, seed=2**128 - 1) + measure_ring(rings=2, keys=50, seed=2**128 - 1, virtual_nodes=(1,))
+    assert points
+    assert measure_merges(statements=2, vendors=2, rows=5, seed=2**128 - 1)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**128, 1.5, True, math.nan, "7"])
 def test_a_seed_is_checked_before_any_work(seed: Any, tmp_path: Path) -> None:
     """No fleet is generated for a study that cannot run."""
-    with pytest.raises(InvalidArgumentError, match="seed"):
+    rule = r"seed must be a whole number from 0 to 2\*\*128 - 1"
+    with pytest.raises(InvalidArgumentError, match=rule):
         scaling.run_study(TINY, seed=seed, fleets=tmp_path)
+    with pytest.raises(InvalidArgumentError, match=rule):
+        hedging.run(quick=True, seed=seed)
     assert list(tmp_path.iterdir()) == []

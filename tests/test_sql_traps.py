@@ -577,6 +577,30 @@ def test_the_schema_can_be_read_back_from_a_database_it_made():
     database.close()
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Schema(3),
+        lambda: Schema(None),
+        lambda: Schema("CREATE TABLE t(a)"),
+        lambda: Schema([3]),
+        lambda: Schema((), shard_column=3),
+        lambda: Schema((), summarised=3),
+        lambda: Schema((), summarised=("t",)),
+        lambda: Schema.from_rows(3),
+        lambda: Schema.from_rows("abc"),
+        lambda: Schema.from_rows([3]),
+        lambda: Schema.from_rows([("table", "t", None)]),
+        lambda: Schema.read(3),
+        lambda: Schema.read(lambda sql: 3),
+    ],
+)
+def test_what_is_no_schema_is_refused_when_it_is_made(make):
+    """Or a string would be a statement a character."""
+    with pytest.raises(InvalidArgumentError):
+        make()
+
+
 def test_make_coordinator_agrees_with_a_case_of_no_vendors():
     """The testing tools work at zero as well."""
     made = Case((TableData("t", ("a",), ()),), 0, {"t": ()})

@@ -6,6 +6,7 @@ import asyncio
 import math
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from mktsim.errors import InvalidArgumentError, SQLSyntaxError
+from mktsim.errors import (
+    InvalidArgumentError,
+    ParameterError,
+    QueryError,
+    ReadOnlyError,
+    SQLSyntaxError,
+    UnsupportedQueryError,
+)
 from mktsim.fanout import QueryCoordinator, Scanner
 from mktsim.placement import ConsistentHashRing
 from mktsim.sim.latency import Exponential, LogNormal
 from mktsim.sim.vectorised import vectorised_sojourn_times
-from mktsim.sim.world import World
+from mktsim.sim.world import World, preset_directory
+from mktsim.sql import Plan, Planner
 from mktsim.streams import Streams
 from mktsim.study import analytic
 from mktsim.study.coordinated import SCHEMA, fleet
@@ -192,7 +201,7 @@ def test_a_result_carries_its_provenance_and_shows_itself() -> None:
 
 
 def test_bad_simulations_are_named_errors() -> None:
-    """Before any work: counts, engines, engines without a tree, fleets that do not fit, faulty SQL."""
+    """Before any work: counts, engines, engines without a tree, fleets that do not fit."""
     scenario = Scenario(vendors=10)
     for arguments in (
         {"requests": 0, "seed": 1},
@@ -205,8 +214,82 @@ def test_bad_simulations_are_named_errors() -> None:
             simulate(scenario, **arguments)  # type: ignore[arg-type]
     with pytest.raises(InvalidArgumentError, match="engine='vectorised'"):
         simulate(scenario.replace(vendors=1_000_000), requests=1, seed=1, engine="event")
-    with pytest.raises(SQLSyntaxError):
-        simulate(scenario.replace(statement="SELEKT 1"), requests=1, seed=1, engine="event")
+
+
+@pytest.mark.parametrize(
+    ("statement", "params", "error"),
+    [
+        ("SELEC garbage", (), SQLSyntaxError),
+        ("SELECT price FROM prices", (), SQLSyntaxError),
+        ("SELECT cost FROM products", (), SQLSyntaxError),
+        ("DELETE FROM products", (), ReadOnlyError),
+        ("SELECT rowid FROM products", (), UnsupportedQueryError),
+        ("SELECT 1 FROM products WHERE price > ?", (), ParameterError),
+        ("SELECT 1 FROM products", ("electronics",), ParameterError),
+    ],
+)
+def test_a_faulty_statement_is_the_same_error_in_either_engine(
+    statement: str, params: tuple[Any, ...], error: type[QueryError]
+) -> None:
+    """Arrays compute times whatever the text says, so it is planned for them too; sweeps refuse it before any work."""
+    faulty = Scenario(vendors=3, statement=statement, params=params)
+    told = set()
+    for engine in ("event", "vectorised", "auto"):
+        with pytest.raises(error) as caught:
+            simulate(faulty, requests=1, seed=1, engine=engine)  # type: ignore[arg-type]
+        told.add(str(caught.value))
+    for axis in ({"vendors": [3]}, {"statement": [statement]}):
+        with pytest.raises(error) as caught:
+            sweep(faulty.replace(**{name: values[0] for name, values in axis.items()}), seed=1, replications=2,
+                  quantiles=(), progress=False, **axis)  # fmt: skip
+        told.add(str(caught.value))
+    assert len(told) == 1
+    assert simulate(faulty.planned_elsewhere(), requests=1, seed=1).engine == "vectorised"
+
+
+def test_a_statement_is_planned_once_however_often_it_is_simulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planning takes milliseconds, as long as a thousand requests to a small fleet."""
+    planned: list[str] = []
+    plan = Planner.plan
+
+    def counted(planner: Planner, sql: str) -> Plan:
+        planned.append(sql)
+        return plan(planner, sql)
+
+    monkeypatch.setattr(Planner, "plan", counted)
+    text = "SELECT COUNT(*) AS planned_once FROM products"
+    sweep(Scenario(statement=text), seed=1, replications=3, quantiles=(), progress=False, vendors=[2, 3, 4])
+    assert planned == [text]
+
+
+def test_parameters_belong_to_their_statement() -> None:
+    """Those of the default statement are not handed to another one; one's own stay."""
+    text = "SELECT COUNT(*) FROM products"
+    for scenario in (Scenario(statement=text), Scenario().replace(statement=text), Scenario.from_dict({"statement": text})):
+        assert scenario.params == ()
+    assert Scenario().params == ("electronics",)
+    assert Scenario(params=("toys",)).replace(statement=text + " WHERE category = ?").params == ("toys",)
+
+
+def test_times_that_no_sql_made_say_so() -> None:
+    """Who reads a result of the array engine must not think that its statement ran."""
+    for engine, ran in (("vectorised", False), ("event", True)):
+        result = simulate(Scenario(vendors=2), requests=1, seed=1, engine=engine)  # type: ignore[arg-type]
+        assert ("no SQL ran" not in repr(result)) == ran == ("no SQL ran" not in result._repr_html_())
+
+
+def test_a_preset_may_be_given_as_a_path(tmp_path: Path) -> None:
+    """Kept as text, so that the scenario can be written down; a path that is no preset's file says what one is."""
+    path = tmp_path / "mine.toml"
+    path.write_text((preset_directory() / "same-zone.toml").read_text("utf-8"), "utf-8")
+    scenario = Scenario(preset=path)  # type: ignore[arg-type]
+    assert scenario == Scenario(preset=str(path))
+    assert Scenario.from_toml(scenario.to_toml()) == scenario
+    with pytest.raises(InvalidArgumentError, match="ends in .toml"):
+        Scenario(preset=tmp_path / "mine.json")  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgumentError) as caught:
+        Scenario(preset="x" * 1_000_000 + ".toml")
+    assert len(str(caught.value)) < 700
 
 
 # --- sweep ---------------------------------------------------------------------------------------------------------

@@ -27,6 +27,8 @@ from mktsim.sim.world import TICK_S, Preset, World, load_preset, ms_to_ticks
 
 _MAX_VENDORS: Final = 10_000_000
 _PRESET: Final = "same-zone"
+_STATEMENT: Final = "SELECT name, price, rating FROM products WHERE category = ? ORDER BY rating DESC, id LIMIT 10"
+_PARAMS: Final = ("electronics",)
 #: What `Scenario.preset` says where the world is the study's own.
 _OWN: Final = "own"
 
@@ -63,7 +65,7 @@ class Scenario:
         The query, over the one table of simulated vendors, `products(id, vendorId, name, category, price, rating,
         stock)`; planned when it is simulated, by either engine. See :meth:`planned_elsewhere`.
     params : sequence
-        Its parameters: numbers and strings.
+        Its parameters: numbers and strings. A statement of one's own has none where they are left out.
 
     Raises
     ------
@@ -91,8 +93,8 @@ class Scenario:
     window: int | Literal["unlimited"] | None = None
     shards: int | None = None
     virtual_nodes: int = 150
-    statement: str = "SELECT name, price, rating FROM products WHERE category = ? ORDER BY rating DESC, id LIMIT 10"
-    params: Sequence[int | float | str] = ("electronics",)
+    statement: str = _STATEMENT
+    params: Sequence[int | float | str] = None  # type: ignore[assignment]  # None becomes those of the statement.
     _own: World | None = field(default=None, init=False, repr=False, compare=False)
     _is_planned: bool = field(default=False, init=False, repr=False, compare=False)
 
@@ -108,6 +110,8 @@ class Scenario:
             self._whole("shards", 1, _MAX_VENDORS, " or None for a machine a vendor")
         if not isinstance(self.statement, str) or not self.statement.strip():
             raise InvalidArgumentError(f"Scenario.statement must be SQL text, not {self.statement!r:.80}")
+        if cast(Any, self.params) is None:
+            object.__setattr__(self, "params", _PARAMS if self.statement == _STATEMENT else ())
         if isinstance(self.params, str) or not isinstance(self.params, Sequence):
             raise InvalidArgumentError(f"Scenario.params must be a sequence of values, not {self.params!r:.80}")
         object.__setattr__(self, "params", tuple(self.params))
@@ -243,6 +247,8 @@ class Scenario:
         if unknown:
             raise InvalidArgumentError(f"a Scenario has no {sorted(unknown)[0]!r:.80}; it has {', '.join(known)}")
         values = {name: getattr(self, name) for name in known} | {"world": self._own}
+        if "statement" in changes and (self.statement, self.params) == (_STATEMENT, _PARAMS):
+            values["params"] = None  # They were not for another statement.
         if changes.get("world") is not None:
             values["preset"] = ""
         elif "preset" in changes or "world" in changes:
