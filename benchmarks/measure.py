@@ -57,8 +57,8 @@ class Sizes:
     large_vendors: int = 1_000_000
     orders: int = 2_000
     growth: tuple[int, ...] = (10, 100, 1_000, 10_000, 100_000, 1_000_000)
-    rounds: int = 21
-    subject_s: float = 30.0
+    rounds: int = 15
+    subject_s: float = 20.0
 
 
 QUICK = Sizes(

@@ -85,8 +85,8 @@ async def open_and_close(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("vendors", -1), ("vendors", None), ("products", "3"), ("seed", -1), ("seed", True), ("workers", 0), ("shards", "x"),
-     ("progress", "x")],
+    [("vendors", -1), ("vendors", None), ("products", "3"), ("seed", -1), ("seed", True), ("workers", 0),
+     ("shards", "x"), ("progress", "x")],
 )  # fmt: skip
 def test_what_is_out_of_range_is_refused_before_a_folder_is_made(tmp_path: Path, name: str, value: object) -> None:
     """Nothing is left behind."""

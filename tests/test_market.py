@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import inspect
 import json
+import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -17,9 +20,11 @@ from mktsim.errors import (
     InvalidArgumentError,
     MktsimError,
     NotCallableError,
+    NotOpenError,
     OrderError,
     OutOfStockError,
     ParameterError,
+    QueryError,
     ReadOnlyError,
     SchemaMismatchError,
     SQLSyntaxError,
@@ -134,7 +139,7 @@ def test_a_marketplace_that_was_not_awaited_says_so(tmp_path: Path) -> None:
 
 async def _vendors_of(opening: Any) -> int:
     async with opening as market:
-        return len(await market.vendor_ids())
+        return len(market.vendors)
 
 
 def test_a_path_or_statement_of_a_million_characters_makes_no_such_message(tmp_path: Path) -> None:
@@ -536,6 +541,19 @@ def test_a_generated_fleet_is_a_marketplace_like_any_other(tmp_path: Path) -> No
     run(test, tmp_path / "b")
     assert answers[0] == answers[1]
     assert len({row[0] for row in answers[0]}) > 10
+
+
+def test_vendors_that_a_full_limit_left_unread_count_as_answered(tmp_path: Path) -> None:
+    """As the statistics' documentation has it: nothing is missing of them, and the coverage is complete."""
+    generate(tmp_path / "m", vendors=300, products=4, seed=5, shards=3)
+
+    async def test(market: Marketplace) -> None:
+        result = await market.query("SELECT name FROM products LIMIT 5")
+        assert (result.stats.vendors_asked, result.stats.vendors_answered) == (300, 300)
+        assert result.stats.rows_shipped < 300  # Three shards of 100 vendors with rows each: none was read to its end.
+        assert result.coverage.complete
+
+    run(test, tmp_path / "m")
 
 
 def test_frames_become_tables_that_answer_as_the_frame_would() -> None:

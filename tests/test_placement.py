@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import pickle
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +19,8 @@ from hypothesis import strategies as st
 from mktsim.errors import DuplicateError, EmptyFleetError, InvalidArgumentError, UnknownNodeError
 from mktsim.placement import ConsistentHashRing, Placement, hash_key, hash_keys, moved
 from mktsim.placement import ring as ring_module
+from mktsim.placement.nodes import NodePlacement
+from mktsim.placement.remembering import RememberingPlacement
 
 KEYS = [f"vendor-{number:07d}" for number in range(20_000)]
 ODD_KEYS = ["", "\0", "é", "店", "\ud800", "'; DROP TABLE", "x" * 1_000_000, "a\nb", "🛒"]

@@ -154,7 +154,12 @@ def test_the_repr_is_one_short_line_with_the_answer(name: str, things: dict[str,
     assert text.startswith(f"<{type(thing).__name__} ")
     assert "\n" not in text
     assert len(text) < 250
-    told = {"Explanation": "vendors to visit", "Plan": "<Plan two-phase, 2 columns: ", "Comparison": "no difference shown", "Optimum": "could be best: 1 of 2"}
+    told = {
+        "Explanation": "vendors to visit",
+        "Plan": "<Plan two-phase, 2 columns: ",
+        "Comparison": "no difference shown",
+        "Optimum": "could be best: 1 of 2",
+    }
     assert told[type(thing).__name__] in text
 
 

@@ -16,6 +16,7 @@ from mktsim.study import correctness, fleets, scaling
 from mktsim.study.correctness import CLASSES, measure_merges, share_interval, statement_class
 from mktsim.study.naive import naive_merge
 from mktsim.study.points import tidy
+from mktsim.study.questions.hedging import hedging
 from mktsim.study.scaling import QUICK, flat_bounds_ms, measure_live, measure_ring, simulate_fan_out, windowed_limit_ms
 from mktsim.testing import Mismatch
 
@@ -209,9 +210,10 @@ def test_the_same_seed_gives_the_same_study() -> None:
 
 def test_every_seed_that_one_study_takes_the_other_takes() -> None:
     """The largest too, which is above 2**64."""
-    points = simulate_fan_out(TINY, seed=2**128 - 1) + measure_ring(rings=2, keys=50, seed=2**128 - 1, virtual_nodes=(1,))
-    assert points
-    assert measure_merges(statements=2, vendors=2, rows=5, seed=2**128 - 1)
+    seed = 2**128 - 1
+    assert simulate_fan_out(TINY, seed=seed)
+    assert measure_ring(rings=6, keys=50, seed=seed, virtual_nodes=(1,))
+    assert measure_merges(statements=2, vendors=2, rows=5, seed=seed)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**128, 1.5, True, math.nan, "7"])
@@ -221,5 +223,5 @@ def test_a_seed_is_checked_before_any_work(seed: Any, tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError, match=rule):
         scaling.run_study(TINY, seed=seed, fleets=tmp_path)
     with pytest.raises(InvalidArgumentError, match=rule):
-        hedging.run(quick=True, seed=seed)
+        hedging(seed=seed)
     assert list(tmp_path.iterdir()) == []

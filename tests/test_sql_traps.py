@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mktsim.errors import (
     EvaluationError,
+    InvalidArgumentError,
     QueryTooLargeError,
     SchemaMismatchError,
     UnsupportedQueryError,

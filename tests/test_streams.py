@@ -184,9 +184,9 @@ def test_a_bad_seed_is_refused_by_name(seed: object) -> None:
         (("a", -1, 0), "request must be"),
         (("a", 2**64, 0), "request must be"),
         (("a", float("nan"), 0), "request must be"),
-        (("a", 0, -1), "must be from 0"),
+        (("a", 0, -1), "must be a whole number from 0"),
         (("a", 0, 1.5), "must be a whole number"),
-        (("a", 0, 2**48), "must be from 0"),
+        (("a", 0, 2**48), "must be a whole number from 0"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(arguments: tuple[object, ...], message: str) -> None:

@@ -265,7 +265,8 @@ def test_a_statement_is_planned_once_however_often_it_is_simulated(monkeypatch: 
 def test_parameters_belong_to_their_statement() -> None:
     """Those of the default statement are not handed to another one; one's own stay."""
     text = "SELECT COUNT(*) FROM products"
-    for scenario in (Scenario(statement=text), Scenario().replace(statement=text), Scenario.from_dict({"statement": text})):
+    made = [Scenario(statement=text), Scenario().replace(statement=text), Scenario.from_dict({"statement": text})]
+    for scenario in made:
         assert scenario.params == ()
     assert Scenario().params == ("electronics",)
     assert Scenario(params=("toys",)).replace(statement=text + " WHERE category = ?").params == ("toys",)
@@ -285,7 +286,7 @@ def test_a_preset_may_be_given_as_a_path(tmp_path: Path) -> None:
     scenario = Scenario(preset=path)  # type: ignore[arg-type]
     assert scenario == Scenario(preset=str(path))
     assert Scenario.from_toml(scenario.to_toml()) == scenario
-    with pytest.raises(InvalidArgumentError, match="ends in .toml"):
+    with pytest.raises(InvalidArgumentError, match=r"ends in \.toml"):
         Scenario(preset=tmp_path / "mine.json")  # type: ignore[arg-type]
     with pytest.raises(InvalidArgumentError) as caught:
         Scenario(preset="x" * 1_000_000 + ".toml")

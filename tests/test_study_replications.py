@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mktsim.errors import InvalidArgumentError, SimulationError, StorageError, UndercoverageWarning
+from mktsim.errors import EvaluationError, InvalidArgumentError, SimulationError, StorageError, UndercoverageWarning
 from mktsim.sim.conditions import Hiccups
 from mktsim.sim.latency import Constant, Exponential, Pareto
 from mktsim.sim.world import World

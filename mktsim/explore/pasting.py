@@ -51,12 +51,14 @@ def imports_of(*values: Any, **more: str) -> str:
 def _told(value: Any) -> list[tuple[str, Any]]:
     """Return names and values of the fields that must be written down."""
     # A scenario's world is the preset's, which is told by its name, or its own, and then there is no preset.
-    left_out = ("world" if value.preset != "own" else "preset") if isinstance(value, Scenario) else ""
+    left_out = {"world" if value.preset != "own" else "preset"} if isinstance(value, Scenario) else set()
+    if isinstance(value, Scenario) and value.params == Scenario(statement=value.statement).params:
+        left_out.add("params")
     return [
         (each.name, getattr(value, each.name))
         for each in fields(value)
         if each.init
-        and each.name != left_out
+        and each.name not in left_out
         and (each.default is MISSING or getattr(value, each.name) != each.default)
     ]
 

@@ -27,6 +27,7 @@ from mktsim.errors import (
     VendorDownError,
     VendorError,
     VendorTimeoutError,
+    cause,
     shortened,
 )
 from mktsim.fanout.interrupt import interrupting, limited, prepare, was_interrupted
@@ -174,7 +175,7 @@ class Scanner:
                     return task
             return self._partial(answers, request)
         except Exception as error:
-            raise self._named(error) from error
+            raise self._named(error) from cause(error)
 
     def _run(self, request: ScatterRequest) -> list[Any]:
         if len(request.statements) > 1 and self._connection is not None:
@@ -196,7 +197,7 @@ class Scanner:
             settled = [await answer if inspect.isawaitable(answer) else answer for answer in answers]
             return self._partial(settled, request)
         except Exception as error:
-            raise self._named(error) from error
+            raise self._named(error) from cause(error)
 
     def _partial(self, answers: Iterable[Any], request: ScatterRequest) -> Partial:
         parts = [[row if type(row) is tuple else as_tuple(row) for row in answer] for answer in answers]

@@ -39,6 +39,7 @@ from mktsim.errors import (
     SQLSyntaxError,
     StorageError,
     UnsupportedQueryError,
+    cause,
 )
 from mktsim.sqlite import (
     SQLITE_DENY,
@@ -283,7 +284,7 @@ class Sql:
         except MktsimError:
             raise
         except (Error, TypeError, OverflowError, UnicodeError) as error:
-            raise self._named(error, sql) from error
+            raise self._named(error, sql) from cause(error)
         finally:
             guard.open = True
         return names, rows

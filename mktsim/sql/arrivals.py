@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from mktsim.errors import cause
 from mktsim.sql.plan import Plan
 from mktsim.sqlite import ConstraintError, Error, Value, quote, rows
 
@@ -101,7 +102,7 @@ class Arrivals:
                     part.clear()
         except Error as error:
             self._is_sound = False
-            raise self._engine.named(error, plan) from error
+            raise self._engine.named(error, plan) from cause(error)
         return counted
 
     def answer(self, values: Sequence[Value], unix_ms: int | None) -> list[Row]:
@@ -120,7 +121,7 @@ class Arrivals:
             return self._session.answer(values, unix_ms)
         except Error as error:
             self._is_sound = False
-            raise self._engine.named(error, self._plan) from error
+            raise self._engine.named(error, self._plan) from cause(error)
 
     def close(self) -> None:
         """Give the database back, empty."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mktsim.errors import EvaluationError, InvalidArgumentError, QueryError, QueryTooLargeError
+from mktsim.errors import EvaluationError, InvalidArgumentError, QueryError, QueryTooLargeError, cause
 from mktsim.sql.arrivals import Arrivals
 from mktsim.sql.exact import register
 from mktsim.sql.lexer import PREFIX
@@ -198,7 +198,7 @@ class GatherEngine:
                 answer = session.run(ordered, values, unix_ms)
         except Error as error:
             session.close()
-            raise self.named(error, plan) from error
+            raise self.named(error, plan) from cause(error)
         self._keep(plan, session)
         return answer
 
@@ -296,7 +296,7 @@ class Combiner:
             )
             combined = connection.execute(combine.sql, self._bindings).fetchall()
         except SQLError as error:
-            raise EvaluationError(str(error)) from error
+            raise EvaluationError(str(error)) from cause(error)
         finally:
             connection.execute("ROLLBACK")
         grouped: dict[Any, list[Row]] = {}

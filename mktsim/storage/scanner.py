@@ -16,7 +16,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from mktsim.errors import CorruptImageError, EvaluationError, MktsimError
+from mktsim.errors import CorruptImageError, EvaluationError, MktsimError, cause
 from mktsim.sql.merge import GroupFold
 from mktsim.sql.topk import RunningTopK, TopKRequest
 from mktsim.sqlite import Connection
@@ -123,7 +123,7 @@ class ShardScanner:
                             answer.append(execute(sql, values).fetchall())
                 except Exception as error:
                     readers.failed = True
-                    raise self._named(error, vendor_id, sql, image) from error
+                    raise self._named(error, vendor_id, sql, image) from cause(error)
                 yield vendor_id, tuple(answer)
 
     def collect(
@@ -189,7 +189,7 @@ class ShardScanner:
                     part = execute(sql, values).fetchall() if leading is None else leading.ask(execute)
                 except Exception as error:
                     readers.failed = True
-                    raise self._named(error, vendor_id, sql, image) from error
+                    raise self._named(error, vendor_id, sql, image) from cause(error)
                 if part:
                     give((vendor_id, (part,)))
                     if leading is not None and leading.done:
