@@ -151,7 +151,9 @@ class Fleet:
             market = self._open(self.stack.enter_context(ProcessPoolExecutor(workers, mp_context=context)))
         threads = f"{self.sizes.threads} threads, one sqlite3 file a vendor"
         # The loops are one core's: the bar for two cores at 10,000 vendors is to be 1.6 times faster than they.
-        bar = 1 / 1.6 if workers == 2 and self.vendors >= 10_000 else None if workers else 2.0
+        is_large = self.vendors >= 10_000
+        bar = 1 / 1.6 if workers == 2 and is_large else None if workers else 1.3 if is_large else 2.0
+        pooled = 0.25 if query is TOP_TEN and not workers else None
         return Subject(
             f"{query.name}, {self.vendors:,} vendors" + (f", {workers} worker processes" if workers else ""),
             "vendor",
@@ -160,8 +162,8 @@ class Fleet:
             (
                 Contender("scanner loop", self._scanner_loop(scatter.sql, query), gathered, bar),
                 Contender("bare loop", self._bare_loop(scatter.sql, query), gathered, bar),
-                Contender(f"{threads} opened at each query", self._threads(query, None, reopen=True), at_most=0.25),
-                Contender(f"{threads} kept open, a task a vendor", self._threads(query, None), at_most=0.25),
+                Contender(f"{threads} opened at each query", self._threads(query, None, reopen=True), at_most=pooled),
+                Contender(f"{threads} kept open, a task a vendor", self._threads(query, None), at_most=pooled),
                 Contender(f"{threads} kept open, a task a thread", self._threads(query, self.sizes.threads)),
                 Contender("one SQLite holding all rows", self._one(query)),
                 Contender("one in-memory DuckDB holding all rows", self._duck(query)),

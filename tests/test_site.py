@@ -55,7 +55,9 @@ def test_every_public_name_has_a_docstring_with_an_example(name: str) -> None:
         return  # Made by `open`, by the host, or by this package: nobody calls their constructors.
     listed = inspect.signature(value).parameters
     missing = [
-        each for each in listed if each != "axes" and not re.search(rf"^(\w+, )*{each}(, \w+)*( : .*)?$", text, re.M)
+        each
+        for each in listed
+        if each != "axes" and not re.search(rf"^(\**\w+, )*\**{each}(, \**\w+)*( : .*)?$", text, re.M)
     ]
     assert not missing, f"{name} does not document {missing}"
 
