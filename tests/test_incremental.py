@@ -186,6 +186,18 @@ def test_one_and_one_point_zero_are_two_statements() -> None:
     assert PartialCache.key("SELECT ?", (0.0,)) != PartialCache.key("SELECT ?", (-0.0,))
 
 
+def test_starting_worker_processes_does_not_speak_against_them() -> None:
+    """The first scan that is handed out waits for them to start; the later ones tell what handing out costs."""
+    costs = CostsByPlan()["a"]
+    costs.learn_handed_out(2_000, busy_s=0.016, wall_s=2.0, workers=2)
+    assert costs.hand_out_us is None
+    assert not costs.scans_here(2_000, workers=2)
+    for _ in range(3):
+        costs.learn_handed_out(2_000, busy_s=0.016, wall_s=0.0105, workers=2)
+    assert not costs.scans_here(2_000, workers=2)
+    assert costs.scans_here(500, workers=2)
+
+
 def test_costs_are_running_means_that_one_stall_does_not_upset() -> None:
     """Bounded by a decade around the prior; few vendors teach nothing; each statement has its own."""
     costs = CostsByPlan()

@@ -35,7 +35,10 @@ class Costs:
     call_us : float
         A request to a worker process and back, microseconds; not measured.
     hand_out_us : float or None
-        A scan by worker processes beyond its even share of their work, microseconds; None before one was measured.
+        A scan by worker processes beyond its even share of their work, microseconds; None before one was measured. The
+        first is none: it may have had to wait for processes to start and to open their files.
+    has_handed_out : bool
+        Whether there was a first.
 
     Examples
     --------
@@ -47,6 +50,7 @@ class Costs:
     9.0
     >>> costs.scans_here(1_000, workers=2)
     False
+    >>> costs.learn_handed_out(1_000, busy_s=0.009, wall_s=1.2, workers=2)  # Processes were started.
     >>> costs.learn_handed_out(1_000, busy_s=0.009, wall_s=0.0095, workers=2)
     >>> costs.hand_out_us, costs.scans_here(1_000, workers=2), costs.scans_here(10_000, workers=2)
     (5000.0, True, False)
@@ -56,6 +60,7 @@ class Costs:
     visit_us: float = 20.0
     call_us: float = 1_000.0
     hand_out_us: float | None = None
+    has_handed_out: bool = False
 
     def prefers_visits(self, visits: int, vendors: int) -> bool:
         """Whether to visit so many vendors costs less than to scan all."""
@@ -84,6 +89,9 @@ class Costs:
     def learn_handed_out(self, vendors: int, *, busy_s: float, wall_s: float, workers: int) -> None:
         """Take in that workers were busy for so many seconds, added up, in a scan that took so many."""
         if vendors < _LEAST:
+            return
+        if not self.has_handed_out:
+            self.has_handed_out = True
             return
         self.learn("scan", vendors, busy_s)
         seen = min(max(1e6 * (wall_s - busy_s / workers), 0.0), _PRIOR.call_us * _MOST)
