@@ -495,6 +495,77 @@ def test_a_process_killed_while_vendors_move_loses_no_order_and_no_vendor(tmp_pa
     assert told["orders"] > 0
 
 
+#: Run in a process of its own: rebalances copies of a marketplace, each in a child that kills itself at one more step.
+#: A step is a file of the store that is opened, named, renamed or removed; a child dies before it, or after it.
+KILLED_AT_EACH_STEP = """
+import asyncio, os, shutil, signal, sys
+from pathlib import Path
+from mktsim.market import Marketplace
+from mktsim.storage import folder, packed
+
+def dying(function, steps):
+    def instead(*arguments, **options):
+        if next(steps) == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = function(*arguments, **options)
+        if next(steps) == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    return instead
+
+async def move(path, count, left):
+    async with Marketplace.open(path) as market:
+        steps = iter(range(left, -10_000, -1))
+        packed.open_file = dying(packed.open_file, steps)
+        folder.replace_file = dying(folder.replace_file, steps)
+        Path.unlink = dying(Path.unlink, steps)
+        await market.rebalance(shards=count)
+        os._exit(0)
+
+template, count = sys.argv[1], int(sys.argv[2])
+left = 0
+while True:
+    path = f"{template}-{count}-{left:03}"
+    shutil.copytree(template, path)
+    child = os.fork()
+    if not child:
+        asyncio.run(move(path, count, left))
+    _, status = os.waitpid(child, 0)
+    if status == 0:
+        break
+    assert os.WTERMSIG(status) == signal.SIGKILL, status
+    left += 1
+"""
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_a_process_killed_at_any_step_of_a_rebalance_leaves_no_file_that_no_shard_has(
+    tmp_path: Path, count: int
+) -> None:
+    """From 3 shards to fewer and to more; the next process has the vendors, and the files of its shards only."""
+    ids: list[str] = []
+
+    async def begin(market: Marketplace) -> None:
+        ids.extend(fill(market, 8))
+
+    run(begin, tmp_path / "m", shards=3)
+    subprocess.run([sys.executable, "-c", KILLED_AT_EACH_STEP, str(tmp_path / "m"), str(count)], check=True)
+    died = sorted(tmp_path.glob("m-*"))[:-1]
+    assert len(died) >= 10
+    ends = Counter[tuple[str, ...]]()
+
+    async def check(market: Marketplace) -> None:
+        assert market.vendors == ids
+        await market.rebalance()
+        check_placed(market)
+        assert (await market.query(COUNT)).rows == [(16, 32, 8)]
+        ends[market.shards] += 1
+
+    for path in died:
+        run(check, path)
+    assert set(ends) == {numbered(3), numbered(count)}  # undone if it dies early, finished if late
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_twenty_kills_while_a_thousand_vendors_move_lose_nothing(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from mktsim.errors import StorageError, UnknownVendorError
 from mktsim.sql.schema import Schema
 from mktsim.sqlite import Connection, connect
-from mktsim.storage import PackedStore
+from mktsim.storage import PackedStore, packed
+from mktsim.storage.folder import open_file
 from mktsim.storage.moves import Epochs, Moves
 
 SCHEMA = Schema(("CREATE TABLE t(x INTEGER, pad TEXT)",))
@@ -497,6 +498,33 @@ def test_shards_are_dropped_only_when_they_are_empty(tmp_path: Path) -> None:
         check(store, EXPECTED)
         assert store.shards == ("a",)
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".base") == ["a.sqlite", "store.json"]
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_move_that_cannot_make_its_files_leaves_the_shards_that_there_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    """Whichever of the new files it is; and the next try begins anew."""
+    with filled(tmp_path) as store:
+        names = sorted(path.name for path in tmp_path.iterdir())
+        opens = iter(range(1, 9))
+
+        def full(path: Path) -> Connection:
+            if next(opens) == failing:
+                raise StorageError("the disk is full")
+            return open_file(path)
+
+        monkeypatch.setattr(packed, "open_file", full)
+        with pytest.raises(StorageError, match="disk is full"):
+            store.begin_moving(["a", "b", "c", "d"], {})
+        monkeypatch.undo()
+        assert store.moving is None
+        assert store.shards == OLD
+        assert sorted(path.name for path in tmp_path.iterdir()) == names
+        check(store, EXPECTED)
+        begin(store)
+        move_all(store)
+        check(store, EXPECTED)
 
 
 def test_whoever_waits_for_old_queries_is_called_when_the_last_has_ended() -> None:

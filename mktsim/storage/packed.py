@@ -27,7 +27,7 @@ A commit writes the whole image: fit for vendors of up to some megabytes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -279,6 +279,11 @@ class PackedStore(VendorStore):
             All that there will be; those that there are stay until :meth:`end_moving`.
         note : mapping
             What :attr:`moving` is to be, in this process and the next, until the move has ended.
+
+        Raises
+        ------
+        StorageError
+            Vendors are on the move already, or a file cannot be written: there are the shards that there were.
         """
         self._check_open()
         if self.moving is not None:
@@ -290,9 +295,18 @@ class PackedStore(VendorStore):
             way_out="have fewer",
         )
         self.migrate()  # An image is moved as it is, and must be one that its new shard's scans expect.
+        before = self.shards
         self._add_shards(shards)
-        self._make_files()
-        note_shards(self.path, self.shards, note, self._made)
+        try:
+            # The note comes first: were the files first, a crash in between would leave some that no shard has.
+            note_shards(self.path, self.shards, note, self._made)
+            if self._make_files():
+                note_made(self.path, self._made)
+        except BaseException:
+            with suppress(StorageError):  # else the note stands, and the next process drops the shards by it
+                self._drop_shards(before)
+            self._set_shards(before)
+            raise
         self.moving = note
 
     def relocate(self, locate: Callable[[str], str]) -> None:
@@ -332,14 +346,19 @@ class PackedStore(VendorStore):
         dropped = [shard for shard in self.shards if shard not in shards]
         if self.moves.strays or self.moves.clean() or any(map(self.count, dropped)):
             raise StorageError(f"{len(self.moves.strays)} vendors have still to move: end that first")
+        self._drop_shards(shards)
+        self.moving = None
+
+    def _drop_shards(self, kept: Sequence[str]) -> None:
+        """Drop the shards that are not among these, and the note that vendors move; none of those holds a vendor."""
+        dropped = [shard for shard in self.shards if shard not in kept]
         if dropped:  # On disk before the files go: a crash in between would have them missed.
             self._made.difference_update(map(file_name, dropped))
             note_made(self.path, self._made)
         for shard in dropped:
             self._drop(shard)
-        self._set_shards(shards)
+        self._set_shards(kept)
         note_shards(self.path, self.shards, None)
-        self.moving = None
 
     def _resume_moving(self, note: Mapping[str, Any]) -> None:
         """Finish the steps that a crash interrupted, and find the vendors that have still to move."""
