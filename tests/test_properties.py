@@ -89,7 +89,7 @@ def test_statements_agree_for_as_long_as_asked():
 )
 def test_a_broken_merge_is_caught(name, break_it, monkeypatch):
     """Dropping the residual, pushing LIMIT without OFFSET, or losing a collation: the suite finds each."""
-    monkeypatch.setattr("mktsim.sql.exact._partial", lambda values: _slow_partial(values))
+    monkeypatch.setattr("mktsim.sql.exact.partial_sum", lambda values: _slow_partial(values))
     break_it(monkeypatch)
     with pytest.raises(Mismatch):
         run(seed=5_000_000, statements=20_000)

@@ -42,6 +42,13 @@ def check(sql, made, tier="two-phase", params=()):
 NUMBERS = case(["g TEXT", "x REAL"], [("a", 0.1), ("a", 0.2)], [("b", 0.3), ("a", 0.3)], [], [("b", None)])
 
 
+@pytest.mark.parametrize("connective", ["AND", "OR"])
+def test_aggregates_that_stand_first_in_a_condition_do_not_make_it_an_aggregate(connective):
+    """COUNT(*) > 1 AND ... begins with the name of an aggregate and is none: it is decided in two phases."""
+    sql = f"SELECT g, SUM(x) FROM t GROUP BY g HAVING COUNT(*) > 2 {connective} MAX(x) > 0.25 ORDER BY g"
+    assert check(sql, NUMBERS) == ([("a", 0.6)] if connective == "AND" else [("a", 0.6), ("b", 0.3)])
+
+
 def test_01_float_sums_do_not_depend_on_the_split():
     """Adding vendors' rounded sums would be wrong in the last bit."""
     rng = random.Random(1)

@@ -555,6 +555,7 @@ class QueryCoordinator:
             policy=None if policy.asks_once else policy,
             widths=tuple(statement.width for statement in plan.scatter),
             top=plan.top.bind(reach, bind) if plan.top is not None else None,
+            ungrouped=plan.ungrouped.bind(bind) if plan.ungrouped is not None else None,
             as_of=as_of,
         )
 

@@ -11,6 +11,7 @@ from mktsim.fanout.policy import ScatterPolicy
 from mktsim.sql import Segment
 from mktsim.sql.plan import Combine
 from mktsim.sql.topk import TopKRequest
+from mktsim.sql.ungrouped import UngroupedRequest
 from mktsim.sqlite import Value
 from mktsim.storage.replicas import Staleness
 
@@ -70,6 +71,8 @@ class ScatterRequest:
         Values per row of each statement, by which answers of unknown origin are checked; empty where not known.
     top : TopKRequest or None
         How a scan of many vendors may find what the one statement asks for with less work.
+    ungrouped : UngroupedRequest or None
+        How a scan that merges partials as they come may group the rows of many vendors at once instead.
     as_of : int or None
         The epoch at which the query began, by which it finds vendors that move; see `mktsim.storage.moves`.
     here : bool
@@ -88,6 +91,7 @@ class ScatterRequest:
     budget_s: float | None = None
     widths: tuple[int, ...] = ()
     top: TopKRequest | None = None
+    ungrouped: UngroupedRequest | None = None
     as_of: int | None = None
     here: bool = False
     keep: int = 0

@@ -35,6 +35,7 @@ from mktsim.fanout.messages import Partial, ScatterRequest
 from mktsim.fanout.partials import Blocks
 from mktsim.sql import Combiner, Segment, register
 from mktsim.sql.plan import Combine
+from mktsim.sql.ungrouped import Folding
 from mktsim.sqlite import SQLError
 from mktsim.storage import VendorStore
 from mktsim.storage.moves import Epochs
@@ -324,8 +325,13 @@ class ShardScanner:
         if request.deadline_s is not None:
             return self._in_slices(request)
         if not request.allow_partial:
-            only, merges = request.vendor_ids, _merges(request)
-            options: dict[str, Any] = {"vendor_ids": only, "top": request.top, "as_of": request.as_of, "merges": merges}
+            only, folding = request.vendor_ids, _folding(request)
+            options: dict[str, Any] = {
+                "vendor_ids": only,
+                "top": request.top,
+                "as_of": request.as_of,
+                "folding": folding,
+            }
             return _to_keep(_partial(*self._store.collect(self.id, request.statements, **options)), request)
         failures: dict[str, Exception] = {}
         partial = scan_all(self._visit_sound(request, failures))
@@ -454,9 +460,14 @@ def _scanned(path: str, request: ScatterRequest) -> Partial:
     wanted = None if request.vendor_ids is None else sorted(request.vendor_ids)
     end_s = None if request.budget_s is None else perf_counter() + request.budget_s
     if end_s is None:
-        merges = _merges(request)
-        options: dict[str, Any] = {"vendor_ids": wanted, "top": request.top, "as_of": request.as_of, "merges": merges}
-        partial = _partial(*scanner.collect(list(request.statements), **options))
+        found = scanner.collect(
+            list(request.statements),
+            vendor_ids=wanted,
+            top=request.top,
+            as_of=request.as_of,
+            folding=_folding(request),
+        )
+        partial = _partial(*found)
     else:
         answers = scanner.scan(list(request.statements), vendor_ids=wanted, top=request.top, as_of=request.as_of)
         try:
@@ -477,9 +488,10 @@ def _scanned(path: str, request: ScatterRequest) -> Partial:
     return Partial(segments, partial.answered, sum(len(parts[0]) for _, parts in segments))
 
 
-def _merges(request: ScatterRequest) -> tuple[str, ...]:
-    """Return how rows merge as they come, nothing where they must not, or where the sender keeps them by vendors."""
-    return () if request.combine is None or request.keep else request.combine[0].merges
+def _folding(request: ScatterRequest) -> Folding | None:
+    """Return how rows merge as they come; None where they must not, or where the sender keeps them by vendors."""
+    merges = () if request.combine is None or request.keep else request.combine[0].merges
+    return Folding(merges, request.ungrouped) if merges else None
 
 
 def _to_keep(partial: Partial, request: ScatterRequest) -> Partial:

@@ -314,6 +314,9 @@ def _grafted(statement: Statement, facts: Facts, plan: Plan, source: str, select
     """Return the plan over the joined rows as one over the tables themselves."""
     catalog = join.catalog
     scatter = tuple(replace(each, **_with_source(each.sql, each.binders, source)) for each in plan.scatter)
+    ungrouped = plan.ungrouped
+    if ungrouped is not None:
+        ungrouped = replace(ungrouped, **_with_source(ungrouped.sql, ungrouped.binders, source))
     rounds = plan.rounds
     if rounds is not None:
         rounds = replace(
@@ -353,6 +356,7 @@ def _grafted(statement: Statement, facts: Facts, plan: Plan, source: str, select
         scatter=scatter,
         rounds=rounds,
         top=None,
+        ungrouped=ungrouped,
         single_table=in_order,
         shard_values=_shard_values(select, join),
         rules=("every joined table is equated on the shard column: rows that match lie at one vendor", *plan.rules),

@@ -179,8 +179,22 @@ def _as_number(value: str | bytes) -> int | float:
     return number
 
 
-def _partial(values: list[Value]) -> Value:
+def partial_sum(values: list[Value]) -> Value:
+    """Return the packed sum of raw values, of which the list is used up.
+
+    Examples
+    --------
+    >>> partial_sum([1, None, 2]), partial_sum([0.5, None]), partial_sum([None])
+    (3, 0.5, None)
+    """
     kinds = set(map(type, values))
+    if type(None) in kinds:
+        values = [value for value in values if value is not None]
+        kinds.discard(type(None))
+    if kinds == {int}:
+        whole = sum(values)  # type: ignore[arg-type]
+        if _INT_MIN <= whole <= _INT_MAX:
+            return whole
     if kinds == {float}:  # The hot path: a REAL column without NULL, infinity or overflow.
         count = len(values)
         try:
@@ -213,7 +227,7 @@ def merge_partials(partials: Iterable[Value]) -> Value:
             terms = b"".join([partial[_HEAD.size :] for partial in packed])
             floats += struct.unpack(f"<{len(terms) // 8}d", terms)
             if floats:
-                return _partial(floats)  # type: ignore[arg-type]
+                return partial_sum(floats)  # type: ignore[arg-type]
     return _merged(listed).pack()
 
 
@@ -245,7 +259,7 @@ def _mean_of_values(values: list[Value]) -> Value:
 
 #: name -> (number of arguments, what it makes of the collected arguments)
 FUNCTIONS: dict[str, tuple[int, Callable[[list[Any]], Value]]] = {
-    "mktsim_sum": (1, _partial),
+    "mktsim_sum": (1, partial_sum),
     "mktsim_sum_merge": (1, merge_partials),
     "mktsim_sum_value": (1, lambda partials: _merged(partials).value()),
     "mktsim_total_value": (1, lambda partials: _merged(partials).total()),

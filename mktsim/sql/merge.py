@@ -29,16 +29,18 @@ _NUMBERS: Final = {int, float}
 _HELD: Final = 4_096
 
 
-class _Undecided(Exception):
+class Undecided(Exception):
     """These values are SQL's to compare."""
 
 
-def _extreme(choose: Callable[[Iterable[Any]], Any]) -> Callable[[Sequence[Value]], Value]:
+def extreme(choose: Callable[[Iterable[Any]], Any]) -> Callable[[Sequence[Value]], Value]:
+    """Return what merges by `min` or `max` and raises :class:`Undecided` where types are mixed."""
+
     def merged(values: Sequence[Value]) -> Value:
         present = [value for value in values if value is not None]
         kinds = set(map(type, present))
         if not kinds <= _NUMBERS and kinds != {str}:
-            raise _Undecided
+            raise Undecided
         return choose(present) if present else None
 
     return merged
@@ -47,8 +49,8 @@ def _extreme(choose: Callable[[Iterable[Any]], Any]) -> Callable[[Sequence[Value
 #: How a column merges, by the name under which a :class:`~mktsim.sql.plan.Combine` has it.
 MERGES: Final[dict[str, Callable[[Sequence[Any]], Value]]] = {
     "SUM": sum,
-    "MIN": _extreme(min),
-    "MAX": _extreme(max),
+    "MIN": extreme(min),
+    "MAX": extreme(max),
     "mktsim_sum_merge": merge_partials,
 }
 
@@ -103,7 +105,7 @@ class GroupFold:
                 columns = zip(*group, strict=True)
                 try:
                     group[:] = [tuple([step(column) for step, column in zip(self._steps, columns, strict=True)])]
-                except _Undecided:
+                except Undecided:
                     self.decided = False
             held += len(group)
         self._held = held

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mktsim.sql.bounds import Bounds
     from mktsim.sql.threshold import Rounds
     from mktsim.sql.topk import TopK
+    from mktsim.sql.ungrouped import Ungrouped
 
 Tier = Literal["route", "two-phase", "collect", "local"]
 
@@ -163,6 +164,8 @@ class Plan:
         Whether vendors must know the aggregates of `mktsim.sql.register`.
     top : TopK or None
         How a scan finds the first rows without a sort at each vendor.
+    ungrouped : Ungrouped or None
+        How a scan groups the rows of many vendors at once.
     rounds : Rounds or None
         How the first groups by a non-negative aggregate are found without shipping every group.
     bounds : Bounds or None
@@ -187,6 +190,7 @@ class Plan:
     reason: str = ""
     needs_functions: bool = False
     top: TopK | None = None
+    ungrouped: Ungrouped | None = None
     rounds: Rounds | None = None
     bounds: Bounds | None = None
     steps: tuple[str, ...] = ()

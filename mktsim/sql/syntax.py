@@ -285,8 +285,9 @@ def aggregate_name(node: Node, known: frozenset[str]) -> str | None:
     if isinstance(node, exp.Anonymous):
         name = str(node.this).lower()
         return name if name in known else None
-    if isinstance(node, exp.Func):
-        # The name as SQLite will read it: sqlglot's own name for a function may be another dialect's.
+    if isinstance(node, exp.Func) and not isinstance(node, exp.Binary):
+        # The name as SQLite will read it: sqlglot's own name for a function may be another dialect's. It counts AND, OR
+        # and some operators among the functions, which begin with whatever stands on their left.
         name = text(node).split("(", 1)[0].strip().lower()
         return name if name in known else None
     return None

@@ -58,6 +58,7 @@ from mktsim.sql.syntax import (
 )
 from mktsim.sql.threshold import with_rounds
 from mktsim.sql.topk import TopK
+from mktsim.sql.ungrouped import Ungrouped
 from mktsim.sqlite import Error, quote
 
 _ORDINAL = "mktsim_ordinal"
@@ -156,12 +157,21 @@ class _Partial:
     shipped: dict[str, Column] = field(default_factory=dict)
     computed: dict[str, tuple[str, str]] = field(default_factory=dict)  # expression -> (column, definition)
     merged: dict[str, str] = field(default_factory=dict)  # column -> how combine merges it
+    made: dict[str, tuple[str, str]] = field(default_factory=dict)  # column -> how, and of which argument, it is made
     keys: list[str] = field(default_factory=list)  # columns that combine groups by
 
     def ship(self, column: Column) -> None:
         self.shipped.setdefault(column.name.lower(), column)
 
-    def compute(self, expression: str, merge: str | None, *, type_: str = "", collation: str = "BINARY") -> str:
+    def compute(
+        self,
+        expression: str,
+        merge: str | None,
+        *,
+        type_: str = "",
+        collation: str = "BINARY",
+        made: tuple[str, str] | None = None,
+    ) -> str:
         known = self.computed.get(expression)
         if known is not None:
             return known[0]
@@ -170,9 +180,19 @@ class _Partial:
         self.computed[expression] = (name, f"{name} {type_}{collate}".rstrip())
         if merge is None:
             self.keys.append(name)
+            made = "", expression
         else:
             self.merged[name] = merge.format(name)
+        if made is not None:
+            self.made[name] = made
         return name
+
+    def makes(self) -> list[tuple[str, str]] | None:
+        """Return how each column is made and of which expression of a row, or None where one is made otherwise."""
+        alias = quote(self.select.alias)
+        shipped = [("", f"{alias}.{quote(column.name)}") for column in self.shipped.values()]
+        computed = [self.made.get(name) for name, _ in self.computed.values()]
+        return None if None in computed else [*shipped, *(each for each in computed if each is not None)]
 
     def columns(self) -> list[str]:
         names = [quote(column.name) for column in self.shipped.values()]
@@ -379,7 +399,19 @@ class _Builder:
                 for name, collation, down in scan.terms
                 if name.lower() in key_columns
             ]
-        return self._plan(scatter, self._gather(replacements, suffix), combine=combine, limit=push)
+        ungrouped = self._ungrouped(combine) if not push else None
+        plan = self._plan(scatter, self._gather(replacements, suffix), combine=combine, limit=push)
+        return replace(plan, ungrouped=ungrouped)
+
+    def _ungrouped(self, combine: Combine | None) -> Ungrouped | None:
+        """Return how a scan groups the rows of many vendors at once; None where SQL merges their partials."""
+        makes = self.partial.makes()
+        if combine is None or not combine.merges or makes is None:
+            return None
+        ungrouped = Ungrouped.build(makes, self.select.source, self.condition)
+        if ungrouped is not None:
+            self.rules.append("a scan groups the rows of many vendors at once, where each has few")
+        return ungrouped
 
     def _ship_bare(self, key_columns: dict[str, Column]) -> bool:
         """Ship what occurs outside aggregates; return whether it matters from which row of the group it is taken."""
@@ -516,7 +548,8 @@ class _Builder:
                 continue
             shown = "*" if argument is None else text(argument)
             if name == "count":
-                column = self.partial.compute(f"COUNT({shown}){condition}", "SUM({0})")
+                made = None if condition else ("COUNT(*)", "") if argument is None else ("COUNT", shown)
+                column = self.partial.compute(f"COUNT({shown}){condition}", "SUM({0})", made=made)
                 replacements[whole] = f"COALESCE(SUM({column}), 0)"
             elif name in ("min", "max"):
                 if argument is None:
@@ -524,14 +557,19 @@ class _Builder:
                 _, collation = self._shape(argument)
                 self.spelling_matters |= self._spelt_variously(argument)
                 column = self.partial.compute(
-                    f"{name.upper()}({shown}){condition}", name.upper() + "({0})", collation=collation
+                    f"{name.upper()}({shown}){condition}",
+                    name.upper() + "({0})",
+                    collation=collation,
+                    made=None if condition else (name.upper(), shown),
                 )
                 replacements[whole] = f"{name.upper()}({column}{self._explicit(argument, collation)})"
                 extremes += 2 if condition else 1
             else:
-                column = self.partial.compute(f"mktsim_sum({shown}){condition}", "mktsim_sum_merge({0})")
+                made = None if condition else ("mktsim_sum", shown)
+                column = self.partial.compute(f"mktsim_sum({shown}){condition}", "mktsim_sum_merge({0})", made=made)
                 if name == "avg":
-                    count = self.partial.compute(f"COUNT({shown}){condition}", "SUM({0})")
+                    made = None if condition else ("COUNT", shown)
+                    count = self.partial.compute(f"COUNT({shown}){condition}", "SUM({0})", made=made)
                     replacements[whole] = f"mktsim_avg_value({column}, {count})"
                 else:
                     replacements[whole] = f"mktsim_{name}_value({column})"

@@ -32,6 +32,7 @@ from mktsim.errors import (
 )
 from mktsim.sql.schema import Schema
 from mktsim.sql.topk import TopKRequest
+from mktsim.sql.ungrouped import Folding
 from mktsim.sqlite import AuthError, Connection, Error, ExecTraceAbort, Value, driver
 from mktsim.storage.connections import Writer
 from mktsim.storage.guards import allow_only_reading, check_vendor_id, scan_error, shown, vendor_errors
@@ -376,14 +377,16 @@ class VendorStore(ABC):
         vendor_ids: Sequence[str] | None = None,
         top: TopKRequest | None = None,
         as_of: int | None = None,
-        merges: Sequence[str] = (),
+        folding: Folding | None = None,
     ) -> tuple[list[Answer], int]:
         """Return the answers of :meth:`scan` that have rows, and how many vendors were visited.
 
-        With `merges` the rows of the one statement are merged as they come, and are one answer at the first vendor's
-        place: see :mod:`mktsim.sql.merge`.
+        With `folding` the rows of the one statement are merged as they come, and are one answer at the first vendor's
+        place: see :mod:`mktsim.sql.ungrouped`. What merges is up to the caller still.
         """
-        return self._collect(*self._checked_scan(shard, statements, vendor_ids, top), as_of, merges)
+        if folding is not None and folding.ungrouped is not None:
+            self.check_statements([folding.ungrouped.statement])
+        return self._collect(*self._checked_scan(shard, statements, vendor_ids, top), as_of, folding)
 
     def _collect(
         self,
@@ -392,9 +395,9 @@ class VendorStore(ABC):
         vendor_ids: list[str] | None,
         top: TopKRequest | None,
         as_of: int | None,
-        merges: Sequence[str],
+        folding: Folding | None,
     ) -> tuple[list[Answer], int]:
-        """Collect with arguments that are already checked; what merges is up to the caller still."""
+        """Collect with arguments that are already checked; a store may leave it to the caller to fold."""
         found: list[Answer] = []
         visited = 0
         for answer in self._scan(shard, statements, vendor_ids, top, as_of):

@@ -35,6 +35,7 @@ from mktsim.errors import DuplicateError, MktsimError, SchemaMismatchError, Stor
 from mktsim.limits import check_descriptors
 from mktsim.sql.schema import Schema
 from mktsim.sql.topk import TopKRequest
+from mktsim.sql.ungrouped import Folding
 from mktsim.sqlite import BusyError, Connection, ConstraintError, Error
 from mktsim.sqlite import transaction as file_transaction
 from mktsim.storage.base import Answer, Setup, Statement, Tables, VendorStore
@@ -718,10 +719,10 @@ class PackedStore(VendorStore):
         vendor_ids: list[str] | None,
         top: TopKRequest | None,
         as_of: int | None,
-        merges: Sequence[str],
+        folding: Folding | None,
     ) -> tuple[list[Answer], int]:
         self.migrate(shard=shard)
-        options: dict[str, Any] = {"vendor_ids": vendor_ids, "top": top, "as_of": as_of, "merges": merges}
+        options: dict[str, Any] = {"vendor_ids": vendor_ids, "top": top, "as_of": as_of, "folding": folding}
         return self._scanner(shard).collect(statements, **options)
 
     def _close(self) -> None:

@@ -37,7 +37,7 @@ shard file put back from a backup is known by its token; where it is behind its 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from math import inf
@@ -47,6 +47,7 @@ from urllib.parse import quote
 
 from mktsim.errors import ReadOnlyError, StorageError
 from mktsim.sql.topk import TopKRequest
+from mktsim.sql.ungrouped import Folding
 from mktsim.sqlite import BusyError, Connection, Error, transaction
 from mktsim.storage.base import Answer, Statement, Tables, VendorStore
 from mktsim.storage.folder import file_name, open_file
@@ -517,9 +518,9 @@ class ReplicaStore(VendorStore):
         vendor_ids: list[str] | None,
         top: TopKRequest | None,
         as_of: int | None,
-        merges: Sequence[str],
+        folding: Folding | None,
     ) -> tuple[list[Answer], int]:
-        options: dict[str, Any] = {"vendor_ids": vendor_ids, "top": top, "as_of": as_of, "merges": merges}
+        options: dict[str, Any] = {"vendor_ids": vendor_ids, "top": top, "as_of": as_of, "folding": folding}
         return self._copy(shard).scanner.collect(statements, **options)
 
     def _close(self) -> None:

@@ -11,14 +11,14 @@ scan that starts after their commit.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from mktsim.errors import CorruptImageError, EvaluationError, MktsimError, cause
-from mktsim.sql.merge import GroupFold
 from mktsim.sql.topk import RunningTopK, TopKRequest
+from mktsim.sql.ungrouped import Folding, RowFold
 from mktsim.sqlite import Connection
 from mktsim.storage.base import Answer, Row, Setup, Statement, no_setup
 from mktsim.storage.folder import open_file
@@ -133,29 +133,31 @@ class ShardScanner:
         vendor_ids: list[str] | None = None,
         top: TopKRequest | None = None,
         as_of: int | None = None,
-        merges: Sequence[str] = (),
+        folding: Folding | None = None,
     ) -> tuple[list[Answer], int]:
         """Return the answers of :meth:`scan` that have rows, and how many vendors it visited.
 
         The same loop without a turn for anybody else, which is what it costs less: see ``benchmarks/`` (fan-out
-        against the bare loop). With `merges` (`mktsim.sql.merge`) the rows are merged while they are at hand.
+        against the bare loop). With `folding` the rows of the one statement are merged while they are at hand.
         """
-        if merges:
-            fold = GroupFold(merges)
-            visited = self._collect_into(fold.append, statements, vendor_ids, None, as_of)
+        if folding is not None:
+            fold = folding.begin(statements[0])
+            asking = fold if isinstance(fold, RowFold) else None
+            visited = self._collect_into(fold.append, statements, vendor_ids, asking, as_of)
             return fold.result(), visited
         found: list[Answer] = []
-        return found, self._collect_into(found.append, statements, vendor_ids, top, as_of)
+        leading = RunningTopK(top, statements[0]) if top is not None else None
+        return found, self._collect_into(found.append, statements, vendor_ids, leading, as_of)
 
     def _collect_into(
         self,
         give: Callable[[Answer], object],
         statements: list[Statement],
         vendor_ids: list[str] | None,
-        top: TopKRequest | None,
+        asking: RunningTopK | RowFold | None,
         as_of: int | None,
     ) -> int:
-        """Give each answer that has rows, and return how many vendors were visited."""
+        """Give each answer that has rows, and return how many vendors were visited; `asking` knows what to ask."""
         visited = 0
         if len(statements) > 1:
             for answer in self.scan(statements, vendor_ids=vendor_ids, as_of=as_of):
@@ -164,7 +166,6 @@ class ShardScanner:
                     give(answer)
             return visited
         sql, values = statements[0]
-        leading = RunningTopK(top, statements[0]) if top is not None else None
         digest: str | None = None
         layouts = self.bases.layouts
         with (
@@ -186,13 +187,13 @@ class ShardScanner:
                 file.is_new = True
                 visited += 1
                 try:
-                    part = execute(sql, values).fetchall() if leading is None else leading.ask(execute)
+                    part = execute(sql, values).fetchall() if asking is None else asking.ask(execute)
                 except Exception as error:
                     readers.failed = True
                     raise self._named(error, vendor_id, sql, image) from cause(error)
                 if part:
                     give((vendor_id, (part,)))
-                    if leading is not None and leading.done:
+                    if asking is not None and asking.done:
                         break  # What is left out has been answered for all the same.
             else:
                 return visited
