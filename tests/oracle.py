@@ -6,10 +6,14 @@ import asyncio
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from mktsim.fanout import QueryCoordinator, QueryResult, Scanner
+from mktsim.fanout import QueryCoordinator, QueryResult, Scanner, store_scanners
+from mktsim.sql import register
 from mktsim.sqlite import Connection, connect, quote
+from mktsim.storage import PackedStore
+from mktsim.testing import Case
 
 _ORDINARY = "sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
 
@@ -45,6 +49,28 @@ def coordinator(fleet: Sequence[Connection], **options: Any) -> Iterator[QueryCo
         yield made
     finally:
         made.close()
+
+
+@contextmanager
+def packed_coordinator(case: Case, folder: Path, shards: Sequence[str] = ("a", "b", "c")) -> Iterator[QueryCoordinator]:
+    """Pack a case's vendors into shard files, and make a coordinator over them."""
+
+    def locate(vendor_id: str) -> str:
+        return shards[zlib.crc32(vendor_id.encode()) % len(shards)]
+
+    store = PackedStore(folder, case.schema, shards=shards, locate=locate, setup=register)
+    with store:
+        tables: dict[str, dict[str, list[Any]]] = {f"v{vendor:03d}": {} for vendor in range(case.vendors)}
+        for table in case.tables:
+            owners = case.owners.get(table.name, (0,) * len(table.rows))
+            for owner, row in zip(owners, table.rows, strict=True):
+                tables[f"v{owner:03d}"].setdefault(table.name, []).append(row)
+        store.create_many(tables.items())
+        made = QueryCoordinator(store_scanners(store), schema=case.schema)
+        try:
+            yield made
+        finally:
+            made.close()
 
 
 def ask(made: QueryCoordinator, sql: str, params: Any = (), **options: Any) -> QueryResult:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import time
 from collections import Counter
+from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, note
 from hypothesis import strategies as st
 
-from mktsim.sql import twophase
+from mktsim.sql import merge, twophase, ungrouped
 from mktsim.testing import Case, Grammar, Mismatch, TableData, check_statement, make_coordinator
+from tests.oracle import packed_coordinator
 
 
 @given(st.randoms(use_true_random=False))
@@ -57,7 +61,57 @@ def test_a_few_thousand_statements_of_every_tier_agree():
     assert tiers["collect"] > 500
 
 
+_UNGROUPED = "a scan groups the rows of many vendors at once, where each has few"
+
+
+def run_packed(seed: int, statements: int, folder: Path) -> Counter[str]:
+    """Check statements over packed files in three shards, whose scans merge and group few rows at a time."""
+    told: Counter[str] = Counter()
+    with (
+        patch.object(merge, "_HELD", 3),
+        patch.object(ungrouped, "_HELD", 3),
+        patch.object(ungrouped, "_MOST", 2),
+    ):
+        while told["statements"] < statements:
+            seed += 1
+            grammar = Grammar(random.Random(seed))
+            case = grammar.case()
+            if any(table.virtual for table in case.tables):
+                continue
+            with packed_coordinator(case, folder / str(seed)) as made:
+                for _ in range(20):
+                    sql, params = grammar.statement(case)
+                    try:
+                        answer = check_statement(sql, case, params, coordinator=made)
+                    except Mismatch as mismatch:
+                        raise Mismatch(f"seed {seed}: {mismatch}") from None
+                    told["statements"] += 1
+                    told["ungrouped"] += answer is not None and _UNGROUPED in made.explain(sql, params).rules
+            shutil.rmtree(folder / str(seed))
+    return told
+
+
+def test_statements_over_packed_shards_agree(tmp_path: Path) -> None:
+    """Partials are merged, and rows grouped for many vendors at once, in the shards' scans."""
+    told = run_packed(seed=3_000_000, statements=600, folder=tmp_path)
+    assert told["ungrouped"] > 30
+
+
 @pytest.mark.soak
+@pytest.mark.timeout(0)  # as long as asked
+def test_statements_over_packed_shards_agree_for_as_long_as_asked(tmp_path: Path) -> None:
+    """Runs for MKTSIM_SOAK_MINUTES (1 unless set) and prints seed and counts."""
+    seed = 3_000_000 + int(os.environ.get("MKTSIM_SOAK_SEED", "0"))
+    end = time.monotonic() + 60 * float(os.environ.get("MKTSIM_SOAK_MINUTES", "1"))
+    told: Counter[str] = Counter()
+    while time.monotonic() < end:
+        told += run_packed(seed, 1_000, tmp_path)
+        seed += 100
+    print(f"soak: last seed {seed}, {dict(told)}")
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)  # as long as asked
 def test_statements_agree_for_as_long_as_asked():
     """Runs for MKTSIM_SOAK_MINUTES (1 unless set) and prints seed and counts."""
     seed = int(os.environ.get("MKTSIM_SOAK_SEED", "0"))
