@@ -27,7 +27,7 @@ SUMS = ["SUM(x)", "AVG(x)", "TOTAL(n)", "SUM(x * n)", "AVG(n)", "MIN(id)", "MAX(
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have blocks of two vendors, and visits preferred wherever possible."""
     monkeypatch.setattr(Costs, "prefers_visits", lambda self, visits, vendors: visits < vendors)
-    monkeypatch.setattr(partials, "_BLOCK", 2)
+    monkeypatch.setattr(partials, "BLOCK", 2)
     monkeypatch.setattr(partials, "_FAN", 2)
 
 

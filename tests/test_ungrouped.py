@@ -6,6 +6,7 @@ import asyncio
 import math
 import random
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -136,6 +137,42 @@ def test_vendors_of_many_rows_are_asked_for_groups_and_soon_for_nothing_else() -
             fold.append((number, (fold.ask(execute),)))
     assert asked == [plan.ungrouped.sql, grouped[0]] * 4 + [grouped[0]]
     assert answer(plan, fold.result()) == repr([("a", 1_500, 150.0, 0.1, None, 0.1)])
+
+
+@given(
+    rows=st.lists(
+        st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from([0.1, 0.2, None])), max_size=4), max_size=9
+    ),
+    every=st.integers(0, 3),
+    ends=st.sets(st.integers(0, 9), max_size=4),
+)
+def test_blocks_of_vendors_are_folded_each_by_itself(
+    rows: list[list[tuple[str, float | None]]], every: int, ends: set[int]
+) -> None:
+    """A block is what its vendors alone would be folded to, wherever it is cut."""
+    plan = planned("SELECT g, SUM(x) FROM t GROUP BY g")
+    assert plan.combine is not None
+    folding = Folding.of(plan, lambda binders: ())
+    assert folding is not None
+    cut = tuple(f"v{end}" for end in sorted(ends))
+    sent = [(f"v{number}", each) for number, each in enumerate(rows) if each]
+    fold = replace(folding, every=every, ends=cut).begin(("", ()))
+    blocks: list[list[Any]] = []
+    for place, each in sent:
+        starts = not blocks or (every and len(blocks[-1]) == every)
+        if starts or any(blocks[-1][-1][0] <= end < place for end in cut):
+            blocks.append([])
+        blocks[-1].append((place, each))
+        fold.append((place, (each,)))
+    made = fold.result()
+    if not every and not cut:
+        blocks = [[each for block in blocks for each in block]] if blocks else []
+    assert [place for place, _ in made] == [block[0][0] for block in blocks]
+    for (_, (found,)), block in zip(made, blocks, strict=True):
+        alone = folding.begin(("", ()))
+        for place, each in block:
+            alone.append((place, (each,)))
+        assert found == alone.result()[0][1][0]
 
 
 @pytest.mark.parametrize("most", [2, 256])

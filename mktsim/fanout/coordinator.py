@@ -58,6 +58,7 @@ from mktsim.fanout.threshold import Outcome, may_pay, scatter_in_rounds
 from mktsim.network import InProcessNetwork, Network
 from mktsim.sql import GatherEngine, GatherLimits, Plan, Planner, Schema
 from mktsim.sql.arrivals import Arrivals
+from mktsim.sql.ungrouped import Folding
 from mktsim.sqlite import Value
 from mktsim.storage.replicas import Staleness
 from mktsim.streams import Streams
@@ -276,8 +277,9 @@ class QueryCoordinator:
                 asked = _width(targets)
                 if targets and not routed and not pruned and self._workers:
                     here, reading = self._where(plan, asked)
-                keep = less.most_bytes if isinstance(less, Repeat) else 0
-                request = request.replace(here=here, keep=keep) if here or keep else request
+                request = request.replace(here=here) if here else request
+                if isinstance(less, Repeat):
+                    request = less.kept_by(request)
             scatter: Scatter | Outcome
             with self._arrivals(plan, targets, routed or spared is not None) as (arrivals, take_in):
                 if spared is not None:
@@ -555,7 +557,7 @@ class QueryCoordinator:
             policy=None if policy.asks_once else policy,
             widths=tuple(statement.width for statement in plan.scatter),
             top=plan.top.bind(reach, bind) if plan.top is not None else None,
-            ungrouped=plan.ungrouped.bind(bind) if plan.ungrouped is not None else None,
+            folding=Folding.of(plan, bind),
             as_of=as_of,
         )
 

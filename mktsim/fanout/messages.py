@@ -11,7 +11,7 @@ from mktsim.fanout.policy import ScatterPolicy
 from mktsim.sql import Segment
 from mktsim.sql.plan import Combine
 from mktsim.sql.topk import TopKRequest
-from mktsim.sql.ungrouped import UngroupedRequest
+from mktsim.sql.ungrouped import Folding
 from mktsim.sqlite import Value
 from mktsim.storage.replicas import Staleness
 
@@ -26,6 +26,14 @@ class Tie:
         The same for both copies, and for no other request.
     twin : str
         The address of the other copy.
+
+    Examples
+    --------
+    Each copy carries the key of both and the address of the other.
+
+    >>> first, second = Tie(("q1", 7), "replica/acme"), Tie(("q1", 7), "vendor/acme")
+    >>> first.key == second.key, first.twin
+    (True, 'replica/acme')
     """
 
     key: tuple[Any, ...]
@@ -34,14 +42,39 @@ class Tie:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Withdraws the tied request of this key if it has not been started; sent from one copy's host to the other's."""
+    """Withdraw the tied request of this key if it has not been started: sent from one copy's host to the other's.
+
+    Attributes
+    ----------
+    key : tuple
+        That of the :class:`Tie` of both copies.
+
+    Examples
+    --------
+    >>> tie = Tie(("q1", 7), "replica/acme")
+    >>> Cancel(tie.key)
+    Cancel(key=('q1', 7))
+    """
 
     key: tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Withdrawn:
-    """The answer of a tied request that was withdrawn: its twin runs."""
+    """Answer a tied request that was withdrawn: its twin runs, and answers.
+
+    Examples
+    --------
+    A copy that comes after its twin was started is not scanned at all.
+
+    >>> from mktsim.fanout import Scanner
+    >>> from mktsim.fanout.station import Station
+    >>> from mktsim.network import InProcessNetwork
+    >>> station = Station(Scanner("acme", lambda sql, params: [(1,)]), InProcessNetwork())
+    >>> station("vendor/acme", Cancel(("q1", 7)))
+    >>> station("vendor/acme", ScatterRequest((("SELECT 1", ()),), tie=Tie(("q1", 7), "replica/acme")))
+    Withdrawn()
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +104,25 @@ class ScatterRequest:
         Values per row of each statement, by which answers of unknown origin are checked; empty where not known.
     top : TopKRequest or None
         How a scan of many vendors may find what the one statement asks for with less work.
-    ungrouped : UngroupedRequest or None
-        How a scan that merges partials as they come may group the rows of many vendors at once instead.
+    folding : Folding or None
+        How a scan of many vendors merges the rows of the one statement as they come; None where they must travel as
+        they are. Whoever asks other statements asks without.
     as_of : int or None
         The epoch at which the query began, by which it finds vendors that move; see `mktsim.storage.moves`.
     here : bool
         Whether it asks for so little that a scanner should not send it to another process.
     keep : int
         How many bytes of partials by blocks of vendors the sender would keep; none where 0.
+
+    Examples
+    --------
+    >>> from mktsim.fanout import Scanner
+    >>> acme = Scanner("acme", lambda sql, params: [(3,)])
+    >>> request = ScatterRequest((("SELECT COUNT(*) FROM products", ()),), widths=(1,))
+    >>> acme.scan(request).segments
+    [('acme', [[(3,)]])]
+    >>> request.replace(deadline_s=12.5).deadline_s
+    12.5
     """
 
     statements: tuple[tuple[str, Any], ...]
@@ -91,7 +135,7 @@ class ScatterRequest:
     budget_s: float | None = None
     widths: tuple[int, ...] = ()
     top: TopKRequest | None = None
-    ungrouped: UngroupedRequest | None = None
+    folding: Folding | None = None
     as_of: int | None = None
     here: bool = False
     keep: int = 0
@@ -124,6 +168,14 @@ class Partial:
         How far behind the replicas were that it came from; None where it is what the vendors themselves say.
     busy_s : float
         How long a worker process was at it, seconds; 0 where none was.
+
+    Examples
+    --------
+    One vendor answered, with two rows for the one statement it was asked; the other did not.
+
+    >>> partial = Partial([("acme", ([("mouse",), ("lamp",)],))], 1, 2, {"bolt": ConnectionError("no route to host")})
+    >>> [row for place, parts in partial.segments for row in parts[0]], list(partial.failures)
+    ([('mouse',), ('lamp',)], ['bolt'])
     """
 
     segments: list[Segment]

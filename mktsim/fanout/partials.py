@@ -9,7 +9,7 @@ Rules
 Theory of operation
 -------------------
 Partials cannot be taken out of a sum again, for a minimum is no group. So the vendors of a shard, in the order of their
-ids, are cut into blocks of `_BLOCK`; the partials of a block are merged to one, sixteen of those to one of the next
+ids, are cut into blocks of `BLOCK`; the partials of a block are merged to one, sixteen of those to one of the next
 level, and so on up to one for the shard. A vendor that was written, made, deleted or moved makes its block stale: the
 block's vendors are visited, and the partials above it merged anew. With V vendors and c changed ones that is 16 c
 visits and 16 c log16(V / 16) merges, and of the rest one partial a shard.
@@ -38,7 +38,8 @@ from mktsim.sqlite import Value
 Row = tuple[Any, ...]
 Segment = tuple[Any, Sequence[list[Row]]]
 
-_BLOCK: Final = 16
+#: Vendors that have rows, in one block.
+BLOCK: Final = 16
 _FAN: Final = 16
 #: Bytes of partials that a coordinator keeps.
 KEPT_BYTES: Final = 192 << 20
@@ -76,14 +77,20 @@ class Blocks:
     merges: tuple[str, ...]
 
     @classmethod
-    def build(cls, segments: Sequence[Segment], merges: tuple[str, ...], most_bytes: int) -> Blocks | None:
-        """Return the blocks of what a shard's vendors sent, in their order; None where that is not to be kept."""
+    def build(
+        cls, segments: Sequence[Segment], merges: tuple[str, ...], most_bytes: int, *, is_folded: bool = False
+    ) -> Blocks | None:
+        """Return the blocks of what a shard's vendors sent, in their order; None where that is not to be kept.
+
+        With `is_folded` each segment is a block already.
+        """
         starts, level, held = [""], [], 0
+        size = 1 if is_folded else BLOCK
         try:
-            for first in range(0, max(1, len(segments)), _BLOCK):
+            for first in range(0, max(1, len(segments)), size):
                 if first:
                     starts.append(segments[first][0])
-                level.append(_merged(segments[first : first + _BLOCK], merges))
+                level.append(_merged(segments[first : first + size], merges))
                 held += len(level[-1])
                 if held > most_bytes:
                     return None

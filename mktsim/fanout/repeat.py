@@ -10,9 +10,10 @@ less, or where anything at all fails, the statement is scanned as if nothing had
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from mktsim.fanout import partials
 from mktsim.fanout.costs import Costs
 from mktsim.fanout.messages import Partial, ScatterRequest
 from mktsim.fanout.partials import Blocks, Kept, PartialCache, Unmergeable
@@ -125,6 +126,11 @@ class Repeat:
         """How much one shard may hand up to be kept."""
         return self.cache.most_bytes // max(1, len(self.seen))
 
+    def kept_by(self, request: ScatterRequest) -> ScatterRequest:
+        """Return the request of a scan whose partials are to be kept, by blocks."""
+        folding = None if request.folding is None else replace(request.folding, every=partials.BLOCK)
+        return request.replace(keep=self.most_bytes, folding=folding)
+
     async def run(self, node: Node, request: ScatterRequest, policy: ScatterPolicy) -> Outcome | None:
         """Visit what is stale and merge; return None where all must be scanned."""
         kept, self.kept = self.kept, None
@@ -137,8 +143,11 @@ class Repeat:
         ]
         outcome = Outcome()
         if targets:
+            ends = {ids[-1] for blocks in self.stale.values() for ids in blocks.values() if ids}
+            folding = None if request.folding is None else replace(request.folding, ends=tuple(sorted(ends)))
             here = self.costs.stays_here(self.visits, len(targets))
-            await scatter_into(outcome, node, targets, request.replace(here=here, combine=None, keep=0), policy)
+            visit = request.replace(here=here, combine=None, keep=0, folding=folding)
+            await scatter_into(outcome, node, targets, visit, policy)
         if outcome.failures or any(partial.failures for partial in outcome.partials.values()):
             return None
         try:

@@ -35,7 +35,6 @@ from mktsim.fanout.messages import Partial, ScatterRequest
 from mktsim.fanout.partials import Blocks
 from mktsim.sql import Combiner, Segment, register
 from mktsim.sql.plan import Combine
-from mktsim.sql.ungrouped import Folding
 from mktsim.sqlite import SQLError
 from mktsim.storage import VendorStore
 from mktsim.storage.moves import Epochs
@@ -257,6 +256,27 @@ class ShardScanner:
         Its name.
     executor : Executor, optional
         Where to scan; in the calling thread when absent. Only a packed store's shard can be scanned elsewhere.
+
+    Raises
+    ------
+    InvalidArgumentError
+        An executor was given, and the store is none of packed shard files.
+
+    Examples
+    --------
+    >>> from mktsim.fanout import QueryCoordinator
+    >>> from mktsim.sql import Schema
+    >>> from mktsim.storage import open_store
+    >>> schema = Schema(["CREATE TABLE products(name TEXT)"])
+    >>> with open_store("memory", None, schema, shards=["s0"], locate=lambda vendor_id: "s0", setup=prepare) as store:
+    ...     for vendor_id in ("acme", "bolt"):
+    ...         store.create(vendor_id, {"products": [("mouse",), ("lamp",)]})
+    ...     scanner = ShardScanner(store, "s0")
+    ...     coordinator = QueryCoordinator([scanner], schema=schema)
+    ...     result = asyncio.run(coordinator.query("SELECT name, COUNT(*) FROM products GROUP BY name"))
+    ...     coordinator.close()
+    >>> scanner.id, result.rows
+    ('s0', [('lamp', 2), ('mouse', 2)])
     """
 
     __slots__ = ("_executor", "_shard_path", "_store", "address", "id")
@@ -325,7 +345,7 @@ class ShardScanner:
         if request.deadline_s is not None:
             return self._in_slices(request)
         if not request.allow_partial:
-            only, folding = request.vendor_ids, _folding(request)
+            only, folding = request.vendor_ids, request.folding
             options: dict[str, Any] = {
                 "vendor_ids": only,
                 "top": request.top,
@@ -448,7 +468,42 @@ def _partial(segments: Sequence[Segment], answered: int) -> Partial:
 
 
 def scan_shard(path: str, request: ScatterRequest) -> Partial:
-    """Scan one packed shard file and combine what it holds: what a worker process runs."""
+    """Scan one packed shard file and combine what it holds: what a worker process runs.
+
+    Parameters
+    ----------
+    path : str
+        The shard's file, by this machine's folders: what :meth:`~mktsim.storage.PackedStore.shard_path` returns.
+    request : ScatterRequest
+        Its time is `budget_s`, seconds from now: `deadline_s` is of another process's clock.
+
+    Returns
+    -------
+    Partial
+        With `busy_s`, the seconds that it took here.
+
+    Raises
+    ------
+    StorageError
+        The file cannot be read, or is none of this package's.
+    VendorTimeoutError
+        The time was up.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from mktsim.sql import Schema
+    >>> from mktsim.storage import close_scanners, open_store
+    >>> request = ScatterRequest((("SELECT name FROM products", ()),))
+    >>> with TemporaryDirectory() as folder:
+    ...     schema = Schema(["CREATE TABLE products(name TEXT)"])
+    ...     with open_store("packed", folder, schema, shards=["s0"], locate=lambda vendor_id: "s0") as store:
+    ...         store.create("acme", {"products": [("mouse",)]})
+    ...         partial = scan_shard(str(store.shard_path("s0")), request)
+    ...         close_scanners()
+    >>> partial.segments, partial.answered
+    ([('acme', ([('mouse',)],))], 1)
+    """
     started = perf_counter()
     return replace(_scanned(path, request), busy_s=perf_counter() - started)
 
@@ -465,7 +520,7 @@ def _scanned(path: str, request: ScatterRequest) -> Partial:
             vendor_ids=wanted,
             top=request.top,
             as_of=request.as_of,
-            folding=_folding(request),
+            folding=request.folding,
         )
         partial = _partial(*found)
     else:
@@ -488,17 +543,12 @@ def _scanned(path: str, request: ScatterRequest) -> Partial:
     return Partial(segments, partial.answered, sum(len(parts[0]) for _, parts in segments))
 
 
-def _folding(request: ScatterRequest) -> Folding | None:
-    """Return how rows merge as they come; None where they must not, or where the sender keeps them by vendors."""
-    merges = () if request.combine is None or request.keep else request.combine[0].merges
-    return Folding(merges, request.ungrouped) if merges else None
-
-
 def _to_keep(partial: Partial, request: ScatterRequest) -> Partial:
     """Return the partial with its blocks where the sender would keep them: their total then stands for all vendors."""
     if not request.keep or request.combine is None:
         return partial
-    blocks = Blocks.build(partial.segments, request.combine[0].merges, request.keep)
+    is_folded = request.folding is not None and request.folding.every > 0
+    blocks = Blocks.build(partial.segments, request.combine[0].merges, request.keep, is_folded=is_folded)
     if blocks is None:
         return partial
     total = blocks.total()
@@ -522,5 +572,35 @@ def combined(segments: list[Segment], combine: tuple[Combine, Any]) -> list[Segm
 
 
 def store_scanners(store: VendorStore, *, executor: Executor | None = None) -> list[ShardScanner]:
-    """Return one scanner for each shard of a store."""
+    """Return one scanner for each shard of a store.
+
+    Parameters
+    ----------
+    store : VendorStore
+        Its connections must be set up by :func:`~mktsim.fanout.prepare`.
+    executor : Executor, optional
+        Where shards are scanned; in the calling thread when absent.
+
+    Returns
+    -------
+    list of ShardScanner
+        In the order of `store.shards`.
+
+    Raises
+    ------
+    InvalidArgumentError
+        An executor was given, and the store is none of packed shard files.
+
+    Examples
+    --------
+    >>> from mktsim.sql import Schema
+    >>> from mktsim.storage import open_store
+    >>> schema = Schema(["CREATE TABLE products(name TEXT)"])
+    >>> locate = {"acme": "s0", "bolt": "s1", "core": "s1"}.__getitem__
+    >>> with open_store("memory", None, schema, shards=["s0", "s1"], locate=locate, setup=prepare) as store:
+    ...     for vendor_id in ("acme", "bolt", "core"):
+    ...         store.create(vendor_id)
+    ...     [(scanner.id, scanner.vendor_ids()) for scanner in store_scanners(store)]
+    [('s0', ['acme']), ('s1', ['bolt', 'core'])]
+    """
     return [ShardScanner(store, shard, executor=executor) for shard in store.shards]

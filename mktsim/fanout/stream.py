@@ -112,6 +112,20 @@ class RowStream:
         Once the stream has ended; `delivery` is ``streamed`` or ``gathered``.
     coverage : Coverage or None
         The same.
+
+    Examples
+    --------
+    >>> from mktsim.fanout import QueryCoordinator, Scanner
+    >>> from mktsim.sql import Schema
+    >>> scanners = [Scanner(name, lambda sql, params: [("mouse",), ("lamp",)]) for name in ("acme", "bolt", "core")]
+    >>> coordinator = QueryCoordinator(scanners, schema=Schema(["CREATE TABLE products(name TEXT)"]))
+    >>> async def first_rows():
+    ...     async with coordinator.stream("SELECT name FROM products LIMIT 3") as stream:
+    ...         names = [row["name"] async for row in stream]
+    ...     return names, stream.stats.delivery, stream.stats.vendors_asked
+    >>> asyncio.run(first_rows())
+    (['mouse', 'lamp', 'mouse'], 'streamed', 2)
+    >>> coordinator.close()
     """
 
     def __init__(
@@ -176,7 +190,7 @@ class RowStream:
                 allow_partial = self._options["allow_partial"]
                 until = scattered_until(deadline, allow_partial)
                 request = coordinator._request(planner, plan, values, params, False, until, allow_partial, policy)
-                request = request.replace(combine=None)
+                request = request.replace(combine=None, folding=None)
                 flow = _Flow(coordinator, by_rows, values, request, policy, self._units(targets), deadline)
                 try:
                     async with aclosing(flow.batches()) as batches:

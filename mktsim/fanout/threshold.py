@@ -254,6 +254,7 @@ class _Search:
         request = self.request.replace(
             statements=tuple((query.sql, self._bind(query, bound, keys)) for query, bound, keys in asked),
             combine=None,
+            folding=None,
             top=None,
             widths=widths,
         )

@@ -32,6 +32,7 @@ import math
 import struct
 from collections.abc import Callable, Iterable
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 from mktsim.sqlite import Connection, SQLError, Value, connect, rows
@@ -42,6 +43,10 @@ _HEAD = struct.Struct("<Bqq")  # flags, high and low half of the 128-bit integer
 _TWO = struct.Struct("<2d")
 #: The head of a partial that is nothing but the floats after it.
 _ONLY_REAL = _HEAD.pack(_REAL_SEEN, 0, 0)
+#: Bytes of such a partial of two floats.
+_PAIR_BYTES = _HEAD.size + _TWO.size
+#: Partials that are read by one call.
+_FEW = 64
 _MAX = math.ldexp(1 - 2**-53, 1024)
 
 
@@ -215,17 +220,28 @@ def partial_sum(values: list[Value]) -> Value:
     return total.pack()
 
 
+@lru_cache(maxsize=_FEW)
+def _pairs(count: int) -> struct.Struct:
+    """Return what reads so many partials of two floats, one after another."""
+    return struct.Struct("<" + f"{_HEAD.size}sdd" * count)
+
+
 def merge_partials(partials: Iterable[Value]) -> Value:
     """Return the packed sum of packed sums."""
     listed = list(partials)
     kinds = set(map(type, listed))
-    if kinds <= {float, bytes}:  # The hot path: a REAL stands for itself, among partials as among values.
+    if kinds == {bytes} and len(listed) <= _FEW and set(map(len, listed)) == {_PAIR_BYTES}:  # type: ignore[arg-type]
+        # The hot path of a few partials: nothing but sums of two floats each.
+        terms = _pairs(len(listed)).unpack(b"".join(listed))  # type: ignore[arg-type]
+        if set(terms[::3]) == {_ONLY_REAL}:
+            return partial_sum([*terms[1::3], *terms[2::3]])
+    if kinds <= {float, bytes}:  # A REAL stands for itself, among partials as among values.
         floats = [partial for partial in listed if type(partial) is float]
         packed = [partial for partial in listed if type(partial) is bytes]
         heads = b"".join([partial[: _HEAD.size] for partial in packed])
         if heads == _ONLY_REAL * len(packed):
-            terms = b"".join([partial[_HEAD.size :] for partial in packed])
-            floats += struct.unpack(f"<{len(terms) // 8}d", terms)
+            rest = b"".join([partial[_HEAD.size :] for partial in packed])
+            floats += struct.unpack(f"<{len(rest) // 8}d", rest)
             if floats:
                 return partial_sum(floats)  # type: ignore[arg-type]
     return _merged(listed).pack()
@@ -293,6 +309,20 @@ def register(connection: Any) -> None:
     ----------
     connection : Connection or sqlite3.Connection
         The driver's connection, or one of the standard library's.
+
+    Examples
+    --------
+    Three vendors' partial sums travel without rounding, so that nothing is lost between the large ones.
+
+    >>> import sqlite3
+    >>> connection = sqlite3.connect(":memory:")
+    >>> register(connection)
+    >>> _ = connection.execute("CREATE TABLE orders(vendor TEXT, price REAL)")
+    >>> _ = connection.execute("INSERT INTO orders VALUES ('a', 1e100), ('b', 1.0), ('c', -1e100)")
+    >>> partials = "SELECT vendor, MKTSIM_SUM(price) AS partial FROM orders GROUP BY vendor"
+    >>> connection.execute(f"SELECT MKTSIM_SUM_VALUE(partial) FROM ({partials})").fetchall()
+    [(1.0,)]
+    >>> connection.close()
     """
     for name, (count, final) in FUNCTIONS.items():
         if isinstance(connection, Connection):

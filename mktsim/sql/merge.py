@@ -117,6 +117,15 @@ class GroupFold:
         rows = [row for group in self._groups.values() for row in group]
         return [(self._place, (rows,))] if rows else []
 
+    def take(self) -> list[Any]:
+        """Return what :meth:`result` does, and begin anew."""
+        taken = self.result()
+        self._groups.clear()
+        self._place = None
+        self._held = 0
+        self._most = _HELD
+        return taken
+
 
 def merge_groups(segments: Iterable[tuple[Any, Sequence[list[Row]]]], merges: Sequence[str]) -> list[Any] | None:
     """Merge the rows of segments that agree in their keys, or return None where that is SQL's to do.

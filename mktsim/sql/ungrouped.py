@@ -27,6 +27,7 @@ Statements without an exact sum stay as they are: SQLite counts faster than rows
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ from typing import Any, Final
 
 from mktsim.sql.exact import partial_sum
 from mktsim.sql.merge import GroupFold, Undecided, extreme
-from mktsim.sql.plan import Binder, positional
+from mktsim.sql.plan import Binder, Plan, positional
 from mktsim.sqlite import Value
 
 Row = tuple[Any, ...]
@@ -128,14 +129,39 @@ class Folding:
     merges : tuple of str
         How partials merge: see `mktsim.sql.merge`.
     ungrouped : UngroupedRequest or None
+        Where each vendor need not group.
+    every : int
+        After so many vendors that have rows a new partial begins; 0 for one partial of all.
+    ends : tuple of str
+        After each of these vendors a new partial begins; ascending.
+
+    Examples
+    --------
+    >>> fold = Folding(("", "SUM"), every=2).begin(("", ()))
+    >>> for vendor_id in ("acme", "bolt", "core"):
+    ...     fold.append((vendor_id, ([("a", 1)],)))
+    >>> fold.result()
+    [('acme', ([('a', 2)],)), ('core', ([('a', 1)],))]
     """
 
     merges: tuple[str, ...]
     ungrouped: UngroupedRequest | None = None
+    every: int = 0
+    ends: tuple[str, ...] = ()
 
-    def begin(self, statement: tuple[str, Sequence[Value]]) -> GroupFold | RowFold:
+    @classmethod
+    def of(cls, plan: Plan, bind: Callable[[tuple[Binder, ...]], tuple[Value, ...]]) -> Folding | None:
+        """Return what a plan allows, None where SQL alone merges its partials."""
+        if plan.combine is None or not plan.combine.merges:
+            return None
+        return cls(plan.combine.merges, None if plan.ungrouped is None else plan.ungrouped.bind(bind))
+
+    def begin(self, statement: tuple[str, Sequence[Value]]) -> GroupFold | RowFold | BlockFold:
         """Return what takes the rows of one scan in."""
-        return GroupFold(self.merges) if self.ungrouped is None else RowFold(self.ungrouped, statement, self.merges)
+        fold: GroupFold | RowFold = GroupFold(self.merges)
+        if self.ungrouped is not None:
+            fold = RowFold(self.ungrouped, statement, self.merges)
+        return BlockFold(fold, self.every, self.ends) if self.every or self.ends else fold
 
 
 class RowFold:
@@ -242,3 +268,53 @@ class RowFold:
         """Return what has been taken in as one segment of partials, at the first place; nothing where no row was."""
         self._make()
         return self._partials.result()
+
+    def take(self) -> list[Any]:
+        """Return what :meth:`result` does, and begin anew."""
+        self._make()
+        self._place = None
+        return self._partials.take()
+
+
+class BlockFold:
+    """Folds vendors block by block.
+
+    Parameters
+    ----------
+    fold : GroupFold or RowFold
+        What folds one block.
+    every, ends
+        Where blocks end: see :class:`Folding`.
+    """
+
+    __slots__ = ("_count", "_done", "_ends", "_every", "_fold", "_passed")
+
+    def __init__(self, fold: GroupFold | RowFold, every: int, ends: Sequence[str]) -> None:
+        self._fold = fold
+        self._every = every or sys.maxsize
+        self._ends = ends
+        self._passed = 0
+        self._count = 0
+        self._done: list[Any] = []
+
+    @property
+    def rows(self) -> RowFold | None:
+        """What asks vendors for ungrouped rows, if they are to be asked so."""
+        return self._fold if isinstance(self._fold, RowFold) else None
+
+    def append(self, segment: tuple[Any, Sequence[list[Row]]]) -> None:
+        """Take in one segment."""
+        ends, passed = self._ends, self._passed
+        while passed < len(ends) and segment[0] > ends[passed]:
+            passed += 1
+        if passed > self._passed or self._count == self._every:
+            self._passed = passed
+            self._count = 0
+            self._done += self._fold.take()
+        self._fold.append(segment)
+        self._count += 1
+
+    def result(self) -> list[Any]:
+        """Return the partials of all blocks that had rows, each at the place of its first."""
+        self._done += self._fold.take()
+        return self._done

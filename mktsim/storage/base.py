@@ -19,6 +19,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import ClassVar, Self
 
@@ -92,6 +93,20 @@ class VendorStore(ABC):
         Called once on every connection that runs scans or is lent for reading.
     migration : Migration, optional
         The version of the schema, and the way there from earlier ones; without it an earlier schema is refused.
+
+    Examples
+    --------
+    Every kind of store is used alike; see :func:`mktsim.storage.open_store`.
+
+    >>> from mktsim.storage import open_store
+    >>> schema = Schema(["CREATE TABLE products(name TEXT)"])
+    >>> with open_store("memory", None, schema, shards=["s0", "s1"], locate=lambda id: f"s{len(id) % 2}") as store:
+    ...     store.create("acme", {"products": [("mouse",)]})
+    ...     store.create("bolts")
+    ...     with store.read("acme") as connection:
+    ...         found = connection.execute("SELECT name FROM products").fetchall()
+    ...     print(len(store), store.vendor_ids("s1"), found)
+    2 ['bolts'] [('mouse',)]
     """
 
     def __init__(
@@ -382,7 +397,7 @@ class VendorStore(ABC):
         """Return the answers of :meth:`scan` that have rows, and how many vendors were visited.
 
         With `folding` the rows of the one statement are merged as they come, and are one answer at the first vendor's
-        place: see :mod:`mktsim.sql.ungrouped`. What merges is up to the caller still.
+        place, or one for each block of vendors: see :mod:`mktsim.sql.ungrouped`.
         """
         if folding is not None and folding.ungrouped is not None:
             self.check_statements([folding.ungrouped.statement])
@@ -397,14 +412,16 @@ class VendorStore(ABC):
         as_of: int | None,
         folding: Folding | None,
     ) -> tuple[list[Answer], int]:
-        """Collect with arguments that are already checked; a store may leave it to the caller to fold."""
+        """Collect with arguments that are already checked."""
         found: list[Answer] = []
         visited = 0
+        fold = None if folding is None else replace(folding, ungrouped=None).begin(statements[0])
+        give = found.append if fold is None else fold.append
         for answer in self._scan(shard, statements, vendor_ids, top, as_of):
             visited += 1
             if any(answer[1]):
-                found.append(answer)
-        return found, visited
+                give(answer)
+        return found if fold is None else fold.result(), visited
 
     def _checked_scan(
         self, shard: str, statements: Sequence[Statement], vendor_ids: Sequence[str] | None, top: TopKRequest | None

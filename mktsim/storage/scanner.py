@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from mktsim.errors import CorruptImageError, EvaluationError, MktsimError, cause
 from mktsim.sql.topk import RunningTopK, TopKRequest
-from mktsim.sql.ungrouped import Folding, RowFold
+from mktsim.sql.ungrouped import BlockFold, Folding, RowFold
 from mktsim.sqlite import Connection
 from mktsim.storage.base import Answer, Row, Setup, Statement, no_setup
 from mktsim.storage.folder import open_file
@@ -46,6 +46,26 @@ class ShardScanner:
     readers : ReaderPool, optional
         Readers to share with other scanners: a scan of many shards then goes through one connection, whose memory
         stays in the processor's cache.
+
+    Raises
+    ------
+    StorageError
+        The file cannot be read.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from mktsim.sql import Schema
+    >>> from mktsim.storage import open_store
+    >>> schema = Schema(["CREATE TABLE products(name TEXT)"])
+    >>> with TemporaryDirectory() as folder:
+    ...     with open_store("packed", folder, schema, shards=["s0"], locate=lambda vendor_id: "s0") as store:
+    ...         store.create("acme", {"products": [("mouse",)]})
+    ...         store.create("bolt")
+    ...         scanner = ShardScanner(store.shard_path("s0"))
+    ...         print(list(scanner.scan([("SELECT COUNT(*) FROM products", ())])))
+    ...         scanner.close()
+    [('acme', ([(1,)],)), ('bolt', ([(0,)],))]
     """
 
     def __init__(self, path: str | Path, setup: Setup | None = None, *, readers: ReaderPool | None = None) -> None:
@@ -142,7 +162,7 @@ class ShardScanner:
         """
         if folding is not None:
             fold = folding.begin(statements[0])
-            asking = fold if isinstance(fold, RowFold) else None
+            asking = fold.rows if isinstance(fold, BlockFold) else fold if isinstance(fold, RowFold) else None
             visited = self._collect_into(fold.append, statements, vendor_ids, asking, as_of)
             return fold.result(), visited
         found: list[Answer] = []
@@ -310,10 +330,38 @@ def open_scanner(path: str | Path, setup: Setup | None = None) -> ShardScanner:
     This is how worker processes scan: the task names the file and an importable `setup`. The cache knows the process,
     so that a forked worker opens its own, and the file's identity, so that a file made anew is not mistaken.
 
+    Parameters
+    ----------
+    path : str or Path
+        The shard file.
+    setup : callable, optional
+        Called once on every connection that runs statements.
+
+    Returns
+    -------
+    ShardScanner
+        The same for the same file and `setup`.
+
     Raises
     ------
     StorageError
         The file cannot be read.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from mktsim.sql import Schema
+    >>> from mktsim.storage import open_store
+    >>> schema = Schema(["CREATE TABLE products(name TEXT)"])
+    >>> with TemporaryDirectory() as folder:
+    ...     with open_store("packed", folder, schema, shards=["s0"], locate=lambda vendor_id: "s0") as store:
+    ...         store.create("acme", {"products": [("mouse",)]})
+    ...         file = store.shard_path("s0")
+    ...         print(open_scanner(file) is open_scanner(file))
+    ...         print(list(open_scanner(file).scan([("SELECT name FROM products", ())])))
+    ...         close_scanners()
+    True
+    [('acme', ([('mouse',)],))]
     """
     with named_errors(f"shard file {path}"):
         status = os.stat(path)
@@ -331,7 +379,16 @@ def open_scanner(path: str | Path, setup: Setup | None = None) -> ShardScanner:
 
 
 def close_scanners() -> None:
-    """Close every scanner that :func:`open_scanner` opened in this process."""
+    """Close every scanner that :func:`open_scanner` opened in this process.
+
+    Examples
+    --------
+    A folder of shard files can be removed once nobody in this process reads them.
+
+    >>> close_scanners()
+    >>> len(_scanners), len(_readers)
+    (0, 0)
+    """
     for key in [key for key in _scanners if key[0] == os.getpid()]:
         _scanners.pop(key).close()
     for place in [place for place in _readers if place[0] == os.getpid()]:
