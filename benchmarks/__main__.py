@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shown.print(report.table(figures))
     for title, frame in tables.items():
         shown.print(f"\n{title}\n{report.plain(frame)}", markup=False, highlight=False)
-    regressions = report.regressions(figures, options.check) if options.check else []
+    regressions, compared, stored = report.regressions(figures, options.check) if options.check else ([], 0, 0)
     report.write(options.out, figures, about, tables)
     if options.keep:
         shutil.copy(options.out / "benchmarks.json", STORED)
@@ -108,8 +108,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = report.markdown(figures, about, tables)
         PAGE.write_text(text.replace("\n## ", "\n![How times grow](images/growth.png)\n\n## ", 1), encoding="utf-8")
     for line in regressions:
-        progress.print(f"worse by more than a third: {line}", style="bold red")
-    return 1 if regressions else 0
+        progress.print(line, style="bold red")
+    if options.check:
+        progress.print(f"compared with {options.check}: {compared} of its {stored} ratios")
+        if not compared:
+            progress.print("none of them is of a subject of this run: the check says nothing", style="bold red")
+    return 1 if regressions or (options.check and not compared) else 0
 
 
 def _tables(name: str, sizes: Sizes, options: argparse.Namespace) -> dict[str, pd.DataFrame]:

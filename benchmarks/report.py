@@ -153,11 +153,27 @@ def write(
     (folder / "benchmarks.md").write_text(markdown(figures, about, tables), encoding="utf-8")
 
 
-def regressions(figures: Sequence[Figure], stored: Path) -> list[str]:
-    """Say which ratios grew by more than a third since a stored run; what only one run has is passed over."""
+def regressions(figures: Sequence[Figure], stored: Path) -> tuple[list[str], int, int]:
+    """Compare with a stored run.
+
+    Returns
+    -------
+    list of str
+        Ratios that grew by more than a third, and bars that are missed, in words.
+    int, int
+        How many ratios were compared, and how many are stored: subjects are known by their names, sizes included.
+    """
     before = {(row["subject"], row["peer"]): row["ratio"] for row in json.loads(stored.read_text("utf-8"))["figures"]}
-    return [
-        f"{figure.subject}, against {figure.peer}: {before[key]:.3g} before, {figure.ratio:.3g} now"
-        for figure in figures
-        if (key := (figure.subject, figure.peer)) in before and figure.ratio > before[key] * WORSE
+    shared = [(figure, before[key]) for figure in figures if (key := (figure.subject, figure.peer)) in before]
+    worse = [
+        f"worse by more than a third: {figure.subject}, against {figure.peer}: {ratio:.3g} before, "
+        f"{figure.ratio:.3g} now"
+        for figure, ratio in shared
+        if figure.ratio > ratio * WORSE
     ]
+    missed = [
+        f"a bar is missed: {figure.subject}, against {figure.peer}: {figure.ratio:.3g}"
+        for figure in figures
+        if figure.met is False
+    ]
+    return worse + missed, len(shared), len(before)

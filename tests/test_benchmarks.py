@@ -150,9 +150,25 @@ def test_a_regression_is_a_third_and_more(tmp_path: Path) -> None:
     was = Figure("s", "peer", "row", 1, 1.0, 0.9, 1.1, 1.0, 1.0, 3)
     report.write(tmp_path, [was], report.conditions(TINY, 1))
     stored = tmp_path / "benchmarks.json"
-    assert report.regressions([replace(was, ratio=1.33), replace(was, ratio=0.1)], stored) == []
-    assert report.regressions([replace(was, peer="other", ratio=9.0)], stored) == []
-    assert report.regressions([replace(was, ratio=1.34)], stored) == ["s, against peer: 1 before, 1.34 now"]
+    assert report.regressions([replace(was, ratio=1.33), replace(was, ratio=0.1)], stored) == ([], 2, 1)
+    assert report.regressions([replace(was, peer="other", ratio=9.0)], stored) == ([], 0, 1)
+    worse, compared, _ = report.regressions([replace(was, ratio=1.34)], stored)
+    assert worse == ["worse by more than a third: s, against peer: 1 before, 1.34 now"]
+    assert compared == 1
+
+
+def test_a_missed_bar_and_a_check_of_nothing_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whether or not the stored run missed it as well; and a run of other subjects says nothing."""
+    was = Figure("s", "peer", "row", 1, 1.0, 0.9, 1.1, 1.0, 1.0, 3)
+    report.write(tmp_path, [was], report.conditions(TINY, 1))
+    stored = tmp_path / "benchmarks.json"
+    missed, _, _ = report.regressions([replace(was, at_most=0.5)], stored)
+    assert missed == ["a bar is missed: s, against peer: 1"]
+    run = ["--only", "sql", "--out", str(tmp_path / "out"), "--check", str(stored)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "Sizes", lambda: TINY)
+        assert command.main(run) == 1
+    assert "the check says nothing" in capsys.readouterr().err
 
 
 def test_a_whole_run_is_kept_for_the_next_to_be_compared_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

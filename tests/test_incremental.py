@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,14 +14,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mktsim.fanout import partials
+from mktsim.fanout import QueryCoordinator, partials
 from mktsim.fanout.costs import Costs, CostsByPlan
 from mktsim.fanout.partials import Blocks, Kept, PartialCache, Unmergeable
 from mktsim.fanout.scanner import store_scanners
+from mktsim.market import Marketplace, generate
 from mktsim.sql.merge import merge_groups
 from tests.test_pruning import AGGREGATES, GROUPS, NUMBERS, ODD, SUMMARISED, Fleet, typed
 
 SUMS = ["SUM(x)", "AVG(x)", "TOTAL(n)", "SUM(x * n)", "AVG(n)", "MIN(id)", "MAX(x)", "MIN(-x)"]
+
+cache_key = PartialCache.key
 
 
 @pytest.fixture(autouse=True)
@@ -119,13 +123,98 @@ def test_the_partials_used_last_stay_when_others_must_go() -> None:
     blocks = Blocks.build([("a", ([("x" * 100, 1)],))], ("", "SUM"), 10_000)
     assert blocks is not None
     size = blocks.nbytes
-    cache = PartialCache(2 * size)
-    for name in "abc":
-        cache.give(name, Kept({"s": (1, blocks)}))
-        if name == "b":
-            cache.give("a", cache.take("a") or Kept({}))
-    assert cache.nbytes == 2 * size
-    assert [cache.take(name) is not None for name in "abc"] == [True, False, True]
+    keys = [cache_key(name, ()) for name in "abc"]
+    cache = PartialCache(2 * (size + sys.getsizeof("a")))
+    for key in keys:
+        cache.give(key, Kept({"s": (None, 1, blocks)}))
+        if key == keys[1]:
+            cache.give(keys[0], cache.take(keys[0]) or Kept({}))
+    assert cache.nbytes == cache.most_bytes
+    assert [cache.take(key) is not None for key in keys] == [True, False, True]
+
+
+def test_long_values_are_not_kept_as_keys(tmp_path: Path) -> None:
+    """A statement with a text of a megabyte is scanned each time: its key would be larger than its partials."""
+    fleet = Fleet(tmp_path, random.Random(5), [1.5, 2.5], ["a", "b"])
+
+    async def run() -> None:
+        sql = "SELECT SUM(x) FROM t WHERE y <> ?"
+        for number in range(3):
+            assert (await fleet.check(sql, [f"{number}" * 1_000_000])).stats.vendors_pruned == 0
+        assert fleet.pruning._partials.nbytes == 0
+        assert not fleet.pruning._partials._unfit
+        await fleet.check(sql, ["short"])
+        assert (await fleet.check(sql, ["short"])).stats.vendors_asked == 0
+        assert fleet.pruning._partials.nbytes > 0
+
+    try:
+        asyncio.run(run())
+    finally:
+        fleet.close()
+
+
+def test_partials_of_a_shard_that_was_dropped_are_not_those_of_one_made_anew(tmp_path: Path) -> None:
+    """Its name is the same, and the number of its last change was passed long ago."""
+
+    async def run() -> None:
+        generate(tmp_path / "m", vendors=80, products=2, seed=1, shards=4, workers=1)
+        async with Marketplace.open(tmp_path / "m") as market:
+            sql = "SELECT SUM(price), COUNT(*) FROM products WHERE name <> ''"
+            last = market.shards[-1]
+            for vendor_id in market.store.vendor_ids(last):
+                for _ in range(5):
+                    with market.store.transaction(vendor_id) as connection:
+                        connection.execute("UPDATE products SET stock = stock + 1")
+            whole = (await market.query(sql)).rows
+            assert (await market.query(sql)).stats.vendors_asked == 0
+            await market.merge_shards(last, market.shards[0])
+            assert (await market.query(sql)).rows == whole
+            await market.split_shard(market.shards[0])
+            assert market.shards.count(last) == 1
+            for _ in range(2):
+                assert (await market.query(sql)).rows == whole
+            assert (await market.query(sql)).stats.vendors_asked == 0
+
+    asyncio.run(run())
+
+
+def test_kept_partials_serve_under_a_deadline_and_none_are_made_under_one(tmp_path: Path) -> None:
+    """What was kept spares the scan whoever asks; a query that may break off keeps nothing, and spoils nothing."""
+    fleet = Fleet(tmp_path, random.Random(6), [1.5, 2.5], ["a", "b"])
+
+    async def run() -> None:
+        sql = "SELECT g, SUM(x) FROM t GROUP BY g"
+        hurried = await fleet.pruning.query(sql, deadline_s=60)
+        assert (hurried.stats.vendors_asked, fleet.pruning._partials.nbytes) == (len(fleet.store), 0)
+        whole = await fleet.check(sql, [])
+        for options in ({"deadline_s": 60}, {"allow_partial": True}):
+            again = await fleet.pruning.query(sql, **options)
+            assert (again.stats.vendors_asked, typed(again.rows)) == (0, typed(whole.rows))
+
+    try:
+        asyncio.run(run())
+    finally:
+        fleet.close()
+
+
+def test_aggregators_are_not_asked_for_blocks(tmp_path: Path) -> None:
+    """They merge what goes through them: nothing could be kept of it."""
+    fleet = Fleet(tmp_path, random.Random(7), [1.5, 2.5], ["a", "b"])
+    tree = QueryCoordinator(store_scanners(fleet.store), schema=SUMMARISED, fanout_width=2, address="tree")
+
+    async def run() -> None:
+        sql = "SELECT g, SUM(x) FROM t GROUP BY g"
+        for _ in range(2):
+            found = await tree.query(sql)
+            assert typed(found.rows) == typed((await fleet.check(sql, [])).rows)
+            assert "partials kept" not in found.stats.reading
+        assert tree._partials.nbytes == 0
+
+    try:
+        asyncio.run(run())
+    finally:
+        tree.close()
+        fleet.close()
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(-5, 5)), max_size=40), st.data())

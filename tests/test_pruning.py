@@ -191,6 +191,84 @@ def test_pruned_answers_are_those_of_a_full_scan_whatever_is_stored_and_written_
             fleet.close()
 
 
+@pytest.mark.parametrize("write", ["create", "delete"])
+def test_a_search_goes_by_the_vendors_that_there_were_when_it_began(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, write: str
+) -> None:
+    """Another query sees new vendors, or deletions, between two of its waves: it visits whom it meant to."""
+    store = PackedStore(folder, SUMMARISED, shards=["s"], locate=lambda _: "s", setup=prepare)
+    with store:
+        store.create_many(
+            (f"v{n:03}", {"t": [(1, f"v{n:03}", float(n), 1, "a", int(n in (70, 180)))]}) for n in range(200)
+        )
+        searching = QueryCoordinator(store_scanners(store), schema=SUMMARISED)
+        other = QueryCoordinator(store_scanners(store), schema=SUMMARISED, address="other")
+        waves = 0
+        scatter = prune.scatter_into
+
+        async def interrupted(*arguments: Any) -> Any:
+            nonlocal waves
+            waves += 1
+            if waves == 3:
+                for number in range(30):
+                    if write == "create":
+                        store.create(f"a{number:03}", {"t": [(1, f"a{number:03}", -1.0, 1, "a", 0)]})
+                    else:
+                        store.delete(f"v{number:03}")
+                assert (await other.query("SELECT COUNT(*) FROM t")).stats.vendors_asked == 0
+            return await scatter(*arguments)
+
+        monkeypatch.setattr(prune, "scatter_into", interrupted)
+        sql = "SELECT vendorId FROM t WHERE y > 0 ORDER BY x DESC LIMIT 1"
+        found = asyncio.run(searching.query(sql))
+        assert waves > 5
+        assert found.rows == [("v180",)]
+        assert found.stats.vendors_asked < 150
+        searching.close()
+        other.close()
+
+
+@pytest.mark.parametrize(
+    ("condition", "values"),
+    [
+        ("g LIKE 'a' ESCAPE 'xx'", []),
+        ("g LIKE ?", ["%" * 60_000]),
+        ("g LIKE g || ?", ["%" * 60_000]),
+        ("like(?, g)", ["%" * 60_000]),
+        ("replace(replace(g, 'a', ?), 'a', ?) > 1e9", ["a" * 100_000, "a" * 100_000]),
+    ],
+)
+def test_what_fails_over_one_database_fails_though_no_vendor_need_be_visited(
+    folder: Path, condition: str, values: list[Any]
+) -> None:
+    """A row that a summary leaves out may be the one over which SQLite fails: it is not left out."""
+    store = PackedStore(folder, SUMMARISED, shards=["s"], locate=lambda _: "s", setup=prepare)
+    with store:
+        store.create_many((f"v{n}", {"t": [(1, f"v{n}", float(n), 1, "a", 0)]}) for n in range(5))
+        made = QueryCoordinator(store_scanners(store), schema=SUMMARISED)
+        with pytest.raises(EvaluationError):
+            asyncio.run(made.query(f"SELECT id FROM t WHERE {condition} AND x > 500", values))
+        pruned = asyncio.run(made.query("SELECT id FROM t WHERE g LIKE ? AND x > 500", ["%a%"]))
+        assert (pruned.rows, pruned.stats.vendors_asked) == ([], 0)
+        made.close()
+
+
+def test_a_vendor_that_cannot_be_summarised_does_not_stand_in_the_way_of_those_after_it(folder: Path) -> None:
+    """Text that is no UTF-8 is named when it is read; everybody else has a summary."""
+    store = PackedStore(folder, SUMMARISED, shards=["s"], locate=lambda _: "s", setup=prepare)
+    with store:
+        store.create_many((f"v{n:02}", {"t": [(1, f"v{n:02}", float(n), 1, "a", 0)]}) for n in range(20))
+        with store.transaction("v03") as connection:
+            connection.execute("UPDATE t SET g = CAST(x'ff' AS TEXT)")
+        for number in range(5, 10):
+            store.restore(f"v{number:02}", store.image(f"v{number:02}"))  # without a summary
+        made = QueryCoordinator(store_scanners(store), schema=SUMMARISED)
+        for _ in range(2):
+            found = asyncio.run(made.query("SELECT COUNT(*), MAX(x) FROM t"))
+            assert (found.rows, found.stats.vendors_asked) == ([(20, 19.0)], 1)
+        made.close()
+
+
 class Small(Fleet):
     """A fleet of given rows: by vendor, (x, n, g)."""
 

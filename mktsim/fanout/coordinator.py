@@ -266,8 +266,7 @@ class QueryCoordinator:
             request = self._request(planner, plan, values, params, routed, until, allow_partial, policy)
             less: Pruned | Repeat | None = None
             if not routed and not pruned:
-                repeats = deadline is None and not allow_partial
-                less = None if policy.visit_all else self._less(planner, plan, values, targets, repeats=repeats)
+                less = None if policy.visit_all else self._less(planner, plan, values, targets)
             reading, here = "", False
             planned = perf_counter()
             spared = await less.run(self._node, request, self._visiting(less, policy)) if less is not None else None
@@ -275,7 +274,7 @@ class QueryCoordinator:
                 asked, pruned, reading = less.visits, less.vendors - less.visits, less.why
             else:
                 asked = _width(targets)
-                if targets and not routed and not pruned and self._workers:
+                if targets and not routed and not pruned:
                     here, reading = self._where(plan, asked)
                 request = request.replace(here=here) if here else request
                 if isinstance(less, Repeat):
@@ -295,7 +294,7 @@ class QueryCoordinator:
                 partials, failures = scatter.partials, scatter.failures
                 if failures:
                     self._judge(partials, failures, allow_partial)
-                elif isinstance(less, Repeat) and spared is None and not _from_replicas(partials):
+                elif isinstance(less, Repeat) and request.keep and spared is None and not _from_replicas(partials):
                     less.keep(partials)
                 scattered = perf_counter()
                 if routed:
@@ -394,7 +393,7 @@ class QueryCoordinator:
             return Explanation.of(plan, vendors=width, pruned=0, only=None, routed=False)
         values = plan.statement.bind(params or ())
         targets, routed, pruned = self._targets(planner, plan, values, None)
-        less = None if routed or pruned else self._less(planner, plan, values, targets, repeats=True, look=True)
+        less = None if routed or pruned else self._less(planner, plan, values, targets, look=True)
         if less is not None and less.spares:
             vendors = less.candidates
             return Explanation.of(
@@ -405,7 +404,7 @@ class QueryCoordinator:
         if vendors < vendors + pruned:
             named = [key for scanner, only in targets for key in ([scanner.id] if only is None else only)]
         only = tuple(sorted(named)) if named else None
-        reading = self._where(plan, vendors)[1] if targets and not routed and not pruned and self._workers else ""
+        reading = self._where(plan, vendors)[1] if targets and not routed and not pruned else ""
         return Explanation.of(plan, vendors=vendors, pruned=pruned, only=only, routed=routed, reading=reading)
 
     # -- who is asked what ----------------------------------------------------------------------------------------
@@ -444,11 +443,11 @@ class QueryCoordinator:
         values: tuple[Value, ...],
         targets: list[Target],
         *,
-        repeats: bool,
         look: bool = False,
     ) -> Pruned | Repeat | None:
         """Return how to visit fewer vendors than all of them, or None where neither summaries nor partials help."""
-        may_repeat = repeats and plan.combine is not None and (plan.rounds is None or not may_pay(targets))
+        # Aggregators merge what they hand up: the blocks of a shard do not come through them.
+        may_repeat = plan.combine is not None and not self._nodes and (plan.rounds is None or not may_pay(targets))
         if not (plan.bounds or may_repeat) or not self._by_vendor or any(only is not None for _, only in targets):
             return None
         summaries = read_summaries(self._leaves)
@@ -470,7 +469,12 @@ class QueryCoordinator:
         return first.processes if isinstance(first, ShardScanner) else 0
 
     def _where(self, plan: Plan, vendors: int) -> tuple[bool, str]:
-        """Return whether to scan in this process though there are workers, and the words for it."""
+        """Return whether to scan in this process though there are workers, and the words for it; none without any."""
+        first = self._leaves[0] if self._by_vendor else None
+        if isinstance(first, ShardScanner) and first.is_abandoned:
+            return True, "scanned in this process: the pool of worker processes has broken or was shut down"
+        if not self._workers:
+            return False, ""
         if self._costs[plan.statement.sql].scans_here(vendors, self._workers):
             return True, f"scanned in this process: {vendors:,} vendors are not worth handing to other processes"
         return False, f"scanned by {self._workers} worker process{'es' if self._workers > 1 else ''}"

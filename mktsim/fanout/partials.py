@@ -26,6 +26,7 @@ Two queries of one statement at a time do not share: the second finds nothing ke
 from __future__ import annotations
 
 import marshal
+import sys
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -43,6 +44,10 @@ BLOCK: Final = 16
 _FAN: Final = 16
 #: Bytes of partials that a coordinator keeps.
 KEPT_BYTES: Final = 192 << 20
+
+
+#: Bytes of a statement and its values, past which nothing is kept of it.
+_MOST_KEY_BYTES: Final = 16 << 10
 
 
 class Unmergeable(Exception):
@@ -156,16 +161,22 @@ class Kept:
 
     Attributes
     ----------
-    shards : dict of str to (int, Blocks)
-        By shard: the change up to which it was seen, and its partials.
+    shards : dict of str to (object, int, Blocks)
+        By shard: the identity of its summaries, the change up to which it was seen, and its partials. The name alone
+        does not tell a shard from one that was dropped and made anew.
     """
 
-    shards: dict[str, tuple[int, Blocks]]
+    shards: dict[str, tuple[object, int, Blocks]]
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return sum(blocks.nbytes for _, blocks in self.shards.values())
+        return sum(blocks.nbytes for _, _, blocks in self.shards.values())
+
+
+def _key_bytes(key: Any) -> int:
+    sql, values = key
+    return sys.getsizeof(sql) + sum(sys.getsizeof(value) for _, value, _ in values)
 
 
 class PartialCache:
@@ -193,8 +204,8 @@ class PartialCache:
 
     @staticmethod
     def key(sql: str, values: Sequence[Value]) -> Any:
-        """Return the key of a statement with values, which tells 1 from 1.0."""
-        return sql, tuple((type(value), value, str(value)) for value in values)
+        """Return the key of a statement with values, which tells 1 from 1.0, and 0.0 from -0.0."""
+        return sql, tuple((type(value), value, repr(value) if isinstance(value, float) else "") for value in values)
 
     def take(self, key: Any) -> Kept | None:
         """Take what is kept of a statement out: whoever brings it up to date gives it back."""
@@ -206,7 +217,7 @@ class PartialCache:
     def give(self, key: Any, kept: Kept) -> None:
         """Keep it, and forget others to make room."""
         self.take(key)
-        size = kept.nbytes
+        size = kept.nbytes + _key_bytes(key)
         if size > self.most_bytes:
             self.is_unfit(key)
             return
@@ -223,8 +234,8 @@ class PartialCache:
             self._unfit.popitem(last=False)
 
     def fits(self, key: Any) -> bool:
-        """Whether it may be worth while to keep the partials of a statement."""
-        return key not in self._unfit
+        """Whether it may be worth while to keep the partials of a statement: none of very long values."""
+        return _key_bytes(key) <= _MOST_KEY_BYTES and key not in self._unfit
 
     def clear(self) -> None:
         """Forget everything."""

@@ -50,6 +50,7 @@ from mktsim.fanout.scatter import Node, Target
 from mktsim.fanout.threshold import Outcome
 from mktsim.sql import Plan, Planner
 from mktsim.sql.bounds import GROUP, Bounds, Leading, Source
+from mktsim.sql.threshold import LONGEST_PATTERN
 from mktsim.sqlite import Value
 from mktsim.storage.replicas import Staleness
 from mktsim.storage.summaries import NULL, OTHER, Records, ShardSummaries
@@ -153,16 +154,24 @@ async def scatter_into(
 
 @dataclass(slots=True)
 class _Shard:
-    """One shard's summaries, and which of its vendors may matter."""
+    """One shard's summaries, and which of its vendors may matter.
+
+    `vendors` are those of the instant at which the query was planned: `chosen` and `score` go by their places, and
+    another query may renew the summaries while this one waits for its visits.
+    """
 
     scanner: ShardScanner
     summaries: ShardSummaries
     chosen: Mask = field(default_factory=lambda: np.empty(0, bool))
     score: Floats = field(default_factory=lambda: np.empty(0))
+    vendors: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.vendors = self.summaries.ids  # Renewed summaries have another list.
 
     def ids(self, places: Any) -> tuple[str, ...]:
-        ids = self.summaries.ids
-        return tuple([ids[place] for place in places.tolist()])
+        vendors = self.vendors
+        return tuple([vendors[place] for place in places.tolist()])
 
     def target(self) -> list[Target]:
         """Return what to ask of it, if anything."""
@@ -203,7 +212,7 @@ def prune(
         By which it is told whether visits pay.
     """
     bounds = plan.bounds
-    if bounds is None:
+    if bounds is None or any(isinstance(value, str | bytes) and len(value) > LONGEST_PATTERN for value in values):
         return None
     conditions, exact = bounds.bind(planner.catalog.vendor, values)
     shards = [_Shard(*each) for each in summaries]
@@ -502,6 +511,6 @@ class Search:
         for shard in self._shards:
             left = shard.score <= at_most
             if ends_ties:  # Who comes after the vendor of that row, and can but equal its key, is too late.
-                after = bisect_right(shard.summaries.ids, vendor_id)
+                after = bisect_right(shard.vendors, vendor_id)
                 left[after:] &= shard.score[after:] < at_most
             shard.chosen &= left

@@ -40,8 +40,8 @@ class Repeat:
         The statement and its values.
     merges : tuple of str
         How its partials merge.
-    seen : dict of str to int
-        By shard, the last change that summaries had seen when the query began.
+    seen : dict of str to (object, int)
+        By shard, the identity of its summaries, and the last change that they had seen when the query began.
     kept : Kept or None
         What was kept, taken out of the cache.
     stale : dict of str to dict of int to sequence of str
@@ -55,7 +55,7 @@ class Repeat:
     cache: PartialCache
     key: Any
     merges: tuple[str, ...]
-    seen: dict[str, int]
+    seen: dict[str, tuple[object, int]]
     kept: Kept | None
     stale: dict[str, dict[int, Sequence[str]]]
     vendors: int
@@ -78,7 +78,7 @@ class Repeat:
         key = cache.key(plan.statement.sql, values)
         if not merges or plan.backwards or not cache.fits(key):
             return None
-        seen = {scanner.id: each.seq for scanner, each in summaries}
+        seen = {scanner.id: (each.identity, each.seq) for scanner, each in summaries}
         vendors = sum(len(each.ids) for _, each in summaries)
         scanners = {scanner.id: scanner for scanner, _ in summaries}
         made = cls(cache, key, merges, seen, cache.take(key), {}, vendors, scanners, costs)
@@ -93,8 +93,8 @@ class Repeat:
         if kept.shards.keys() != self.seen.keys():
             return False
         for scanner, each in summaries:
-            seq, blocks = kept.shards[scanner.id]
-            changed = each.changed_since(seq)
+            identity, seq, blocks = kept.shards[scanner.id]
+            changed = each.changed_since(seq) if identity is each.identity else None
             if changed is None:
                 return False
             stale = {blocks.block_of(vendor_id) for vendor_id in changed}
@@ -127,7 +127,9 @@ class Repeat:
         return self.cache.most_bytes // max(1, len(self.seen))
 
     def kept_by(self, request: ScatterRequest) -> ScatterRequest:
-        """Return the request of a scan whose partials are to be kept, by blocks."""
+        """Return the request of a scan whose partials are to be kept, by blocks: of one that may take its time."""
+        if request.deadline_s is not None or request.allow_partial:
+            return request
         folding = None if request.folding is None else replace(request.folding, every=partials.BLOCK)
         return request.replace(keep=self.most_bytes, folding=folding)
 
@@ -149,18 +151,19 @@ class Repeat:
             visit = request.replace(here=here, combine=None, keep=0, folding=folding)
             await scatter_into(outcome, node, targets, visit, policy)
         if outcome.failures or any(partial.failures for partial in outcome.partials.values()):
+            self.cache.give(self.key, kept)  # It is as it was.
             return None
         try:
             for id_, stale in self.stale.items():
-                blocks = kept.shards[id_][1]
+                blocks = kept.shards[id_][2]
                 fresh: dict[int, list[Segment]] = {block: [] for block in stale}
                 for segment in sorted(outcome.partials[id_].segments) if id_ in outcome.partials else ():
                     fresh[blocks.block_of(segment[0])].append(segment)
                 blocks.replace(fresh)
-                kept.shards[id_] = self.seen[id_], blocks
+                kept.shards[id_] = *self.seen[id_], blocks
         except Unmergeable:
             return None
-        totals = {id_: blocks.total() for id_, (_, blocks) in kept.shards.items()}
+        totals = {id_: blocks.total() for id_, (_, _, blocks) in kept.shards.items()}
         self.cache.give(self.key, kept)
         for id_, rows in totals.items():
             visited = outcome.partials.get(id_)
@@ -177,5 +180,5 @@ class Repeat:
             self.cache.is_unfit(self.key)
             return
         self.cache.give(
-            self.key, Kept({id_: (self.seen[id_], blocks) for id_, blocks in handed.items() if blocks is not None})
+            self.key, Kept({id_: (*self.seen[id_], blocks) for id_, blocks in handed.items() if blocks is not None})
         )

@@ -309,11 +309,17 @@ class ShardScanner:
     @property
     def processes(self) -> int:
         """How many other processes may scan at a time; 0 where none does."""
-        if self._executor is None:
+        if self._executor is None or self.is_abandoned:
             return 0
         cores = os.cpu_count() or 1
         own = getattr(self._executor, "workers", None)
         return own or min(getattr(self._executor, "_max_workers", cores), cores)
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether the executor takes no more work, for a process of it died or it was shut down: scans are here."""
+        marks = ("_broken", "_shutdown_thread", "_shutdown")  # as the standard library's pools have them
+        return self._executor is not None and any(getattr(self._executor, mark, False) for mark in marks)
 
     def covers(self, vendor_id: str) -> bool:
         """Whether the vendor is in this shard."""
@@ -340,7 +346,7 @@ class ShardScanner:
 
         Where a partial answer is of use, damaged vendors are named in its failures and the others scanned.
         """
-        if self._executor is not None and not request.here:
+        if self._executor is not None and not request.here and not self.is_abandoned:
             return self._elsewhere(request)
         if request.deadline_s is not None:
             return self._in_slices(request)
@@ -438,7 +444,12 @@ class ShardScanner:
             budget_s = None if request.deadline_s is None else request.deadline_s - loop.time()
             plain = request.replace(vendor_ids=wanted, deadline_s=None, policy=None, tie=None, budget_s=budget_s)
             try:
-                partial = await loop.run_in_executor(self._executor, scan_shard, self._shard_path or "", plain)
+                work = loop.run_in_executor(self._executor, scan_shard, self._shard_path or "", plain)
+            except RuntimeError as error:  # It was shut down, or has broken, since it was looked at.
+                message = f"shard {self.id!r} could not be handed to another process: {error}"
+                raise VendorDownError(message, vendor_id=self.id) from error
+            try:
+                partial = await work
             except BrokenExecutor as error:
                 message = f"the process that scanned shard {self.id!r} died: {error}"
                 raise VendorDownError(message, vendor_id=self.id) from error

@@ -7,7 +7,8 @@ Rules
 2. A vendor is left out only where no row of it can pass WHERE; or can come before the k-th found, in ORDER BY … LIMIT.
 3. A partial comes from a summary only where every column of it does, and where each row of the vendor passes WHERE or
    none does, as far as the summary tells.
-4. Nothing that could fail for a row left out may stand in the statement: its functions are of a short list.
+4. Nothing that could fail for a row left out may stand in the statement: its functions are of a short list, and its
+   patterns short.
 
 Theory of operation
 -------------------
@@ -30,7 +31,7 @@ from mktsim.sql.catalog import Column
 from mktsim.sql.lexer import PREFIX
 from mktsim.sql.plan import Plan
 from mktsim.sql.syntax import Node, aggregate_name, conjuncts, is_value, text, unwrap
-from mktsim.sql.threshold import NEVER_FAIL
+from mktsim.sql.threshold import never_fails
 from mktsim.sqlite import Connection, Error, Value, rows
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def with_bounds(builder: _Builder, plan: Plan) -> Plan:
     """Return the plan with what summaries say about it, where the schema declares any."""
     name = builder.select.table.name.lower()
     for table, each in enumerate(builder.catalog.schema.summarised):
-        if each.table.lower() == name and builder.facts.functions <= NEVER_FAIL and len(plan.scatter) == 1:
+        if each.table.lower() == name and never_fails(builder) and len(plan.scatter) == 1:
             places = {column.lower(): place for place, column in enumerate(each.columns)}
             if each.by is not None:
                 places[each.by.lower()] = GROUP

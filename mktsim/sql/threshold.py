@@ -30,16 +30,31 @@ from typing import TYPE_CHECKING, Final
 from sqlglot import exp
 
 from mktsim.sql.plan import Binder, Limit, Plan, positional
-from mktsim.sql.syntax import Node, aggregate_name, text, unwrap
+from mktsim.sql.syntax import Node, aggregate_name, is_value, text, unwrap
 from mktsim.sqlite import Error, quote
 
 if TYPE_CHECKING:
     from mktsim.sql.twophase import _Builder
 
-#: Functions that never fail, whatever the values.
+#: Functions that never fail, whatever the values; LIKE and GLOB where the pattern is a short text.
 NEVER_FAIL: Final = frozenset(
     ("count", "sum", "avg", "total", "min", "max", "lower", "upper", "length", "substr", "substring", "trim", "ltrim")
-) | {"rtrim", "coalesce", "ifnull", "nullif", "typeof", "round", "instr", "replace", "like", "glob", "iif", "unlikely"}
+) | {"rtrim", "coalesce", "ifnull", "nullif", "typeof", "round", "instr", "like", "glob", "iif", "unlikely"}
+#: Characters of the longest text that is surely no pattern too complex for SQLite, which takes 50,000 bytes.
+LONGEST_PATTERN: Final = 10_000
+
+
+def never_fails(builder: _Builder) -> bool:
+    """Return whether no row can make the statement fail, as long as no value bound is longer than a pattern may be.
+
+    What is left out may otherwise be the row over which one SQLite would have failed.
+    """
+    root = builder.select.node
+    if not builder.facts.functions <= NEVER_FAIL or len(builder.statement.sql) > LONGEST_PATTERN:
+        return False
+    patterns = [node for node in root.walk() if isinstance(node, exp.Like | exp.ILike | exp.Glob)]
+    called = any(str(node.this).lower() in ("like", "glob") for node in root.find_all(exp.Anonymous))
+    return root.find(exp.Escape) is None and not called and all(is_value(node.expression) for node in patterns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +114,7 @@ def _rounds(builder: _Builder, plan: Plan) -> Rounds | None:
     limit, select, partial = builder.limit, builder.select, builder.partial
     if plan.combine is None or plan.limit is not None or limit is None or not builder.keys or not builder.order:
         return None
-    if builder.having is not None or builder.distinct or partial.keys or not builder.facts.functions <= NEVER_FAIL:
+    if builder.having is not None or builder.distinct or partial.keys or not never_fails(builder):
         return None
     keys = [select.column(unwrap(key)) for key in builder.keys]
     named = {key.name.lower() for key in keys if key is not None}

@@ -31,7 +31,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from mktsim.errors import DuplicateError, MktsimError, SchemaMismatchError, StorageError
+from mktsim.errors import CorruptImageError, DuplicateError, EvaluationError, SchemaMismatchError, StorageError
 from mktsim.limits import check_descriptors
 from mktsim.sql.schema import Schema
 from mktsim.sql.topk import TopKRequest
@@ -125,15 +125,12 @@ class PackedStore(VendorStore):
     ----------
     path : str or Path
         The folder.
+    schema, shards, locate, setup, migration
+        As of every store; see :class:`VendorStore`.
     active_vendors : int
         How many vendors stay loaded for writing, about 60 KB each.
     may_lack_files : bool
         Open although files of shards are lost: whoever uses one of these is refused.
-
-    Raises
-    ------
-    LostFileError
-        A shard's file has been made and is missing or empty.
 
     Attributes
     ----------
@@ -143,6 +140,26 @@ class PackedStore(VendorStore):
         What :meth:`begin_moving` was told, while vendors move.
     followers : list of Follower
         Who else keeps what is in the shard files, and is told of what is deleted.
+
+    Raises
+    ------
+    LostFileError
+        A shard's file has been made and is missing or empty.
+
+    Examples
+    --------
+    Six vendors in two files; a store that is opened again finds them.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> where = {"shards": ["s0", "s1"], "locate": lambda vendor_id: f"s{int(vendor_id[1:]) % 2}"}
+    >>> schema = Schema(["CREATE TABLE products(name TEXT)"])
+    >>> with TemporaryDirectory() as folder:
+    ...     with PackedStore(folder, schema, **where) as store:
+    ...         for number in range(6):
+    ...             store.create(f"v{number}", {"products": [("mouse",)]})
+    ...     with PackedStore(folder, schema, **where) as store:
+    ...         print(len(store), store.count("s1"), store.shard_path("s1").name)
+    6 3 s1.sqlite
     """
 
     groups = True
@@ -438,21 +455,27 @@ class PackedStore(VendorStore):
         file = self._file(shard)
         if shard in self._joined:
             return False
-        answers = self._scanner(shard).scan(list(self._summariser.statements), vendor_ids=vendor_ids)
         file.set_busy_timeout(0)
         try:
             with file_transaction(file):
                 label = Labels(file, self._summariser)
-                try:
-                    for vendor_id, groups in answers:
-                        summary = self._summariser.encoded(groups, label)
-                        file.execute(UPDATE, (self._summariser.form, summary, vendor_id))
-                except MktsimError as error:  # It is named when a query visits the vendor.
-                    self._unsummarised.add(getattr(error, "vendor_id", ""))
+                wanted = sorted(vendor_ids)
+                while wanted:
+                    made = 0
+                    answers = self._scanner(shard).scan(list(self._summariser.statements), vendor_ids=wanted)
+                    try:
+                        for vendor_id, groups in answers:
+                            summary = self._summariser.encoded(groups, label)
+                            file.execute(UPDATE, (self._summariser.form, summary, vendor_id))
+                            made += 1
+                    except (CorruptImageError, EvaluationError):  # It is named when a query visits the vendor.
+                        self._unsummarised.add(wanted[made])
+                    finally:
+                        answers.close()  # type: ignore[attr-defined]
+                    wanted = wanted[made + 1 :]
         except BusyError:
             return False
         finally:
-            answers.close()  # type: ignore[attr-defined]
             file.set_busy_timeout(BUSY_TIMEOUT_MS)
         return True
 

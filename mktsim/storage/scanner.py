@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -321,6 +322,7 @@ def _chosen(connection: Connection, vendor_ids: list[str], epoch: int) -> Genera
 
 
 _scanners: dict[tuple[object, ...], ShardScanner] = {}
+_looked_at = count()
 _readers: dict[tuple[int, Setup | None], ReaderPool] = {}  # by process and setup, for all its scanners
 
 
@@ -375,7 +377,15 @@ def open_scanner(path: str | Path, setup: Setup | None = None) -> ShardScanner:
         if readers is None:
             readers = _readers[os.getpid(), setup] = ReaderPool(setup if setup is not None else no_setup)
         scanner = _scanners[key] = ShardScanner(path, readers=readers)
+    _close_one_that_is_gone()
     return scanner
+
+
+def _close_one_that_is_gone() -> None:
+    """Look at one scanner, in turn, and close it if its file was dropped: an open file keeps its space on the disk."""
+    key = list(_scanners)[next(_looked_at) % len(_scanners)]
+    if key[0] == os.getpid() and not os.path.exists(str(key[1])):
+        _scanners.pop(key).close()
 
 
 def close_scanners() -> None:

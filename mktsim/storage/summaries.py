@@ -445,6 +445,8 @@ class ShardSummaries:
         The number of the last change that was seen.
     settled : bool
         Whether no vendor of the shard is on the move.
+    identity : object
+        Of these summaries and no others: a file that is made anew, under a name that was another's, has another.
     """
 
     def __init__(self, path: Path, summariser: Summariser) -> None:
@@ -456,6 +458,7 @@ class ShardSummaries:
         self.labels: dict[str, int] = {}
         self.seq = -1
         self.settled = False
+        self.identity = object()
         self._numbers: Ints = np.empty(0, np.int64)
         self._changes: list[tuple[int, str]] = []
         self._floor = 0  # changes up to this one are not remembered
@@ -513,8 +516,8 @@ class ShardSummaries:
             self._seen = version
 
     def changed_since(self, seq: int) -> list[str] | None:
-        """Return the vendors that were written, made or deleted after a change, or None where that is forgotten."""
-        if seq < self._floor:
+        """Return the vendors that were written, made or deleted after a change, or None where that is not known."""
+        if not self._floor <= seq <= self.seq:
             return None
         first = bisect_left(self._changes, (seq + 1, ""))
         return [vendor_id for _, vendor_id in self._changes[first:]]
