@@ -1,5 +1,5 @@
 # Short names for the commands in README.md and CONTRIBUTING.md.
-.PHONY: study quick test soak check bench
+.PHONY: study quick test soak check bench pictures site
 
 study:
 	uv run python -m mktsim
@@ -11,7 +11,7 @@ test:
 	uv run pytest
 
 soak:
-	uv run pytest -m soak
+	uv run pytest -m soak -n 0 -s
 
 check:
 	uv run ruff check .
@@ -20,3 +20,9 @@ check:
 
 bench:
 	uv run python -m benchmarks
+
+pictures:
+	uv run python -m benchmarks.pictures
+
+site:
+	MKTSIM_SITE_RUN=1 uv run python -m sphinx -W --keep-going -b html docs out/site

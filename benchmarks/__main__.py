@@ -17,6 +17,7 @@ from rich.console import Console
 
 from benchmarks import (
     cluster,
+    explorers,
     fanout,
     growth,
     million,
@@ -49,7 +50,7 @@ MODULES = {
     "cluster": cluster,
 }
 #: Tables.
-TABLES = ("growth", "planning", "tpch", "prediction")
+TABLES = ("growth", "planning", "tpch", "prediction", "explorers")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -139,6 +140,8 @@ def _tables(name: str, sizes: Sizes, options: argparse.Namespace) -> dict[str, p
                 planning.groups_shipped(options.quick)
             ),
         }
+    if name == "explorers":
+        return {"Explorers in a browser: from a click to the change it causes": explorers.run(options.quick)}
     if name == "prediction":
         size = prediction.QUICK if options.quick else {}
         frame, calibration = prediction.predict_runtime(seed=options.seed, **size)

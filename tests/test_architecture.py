@@ -80,7 +80,8 @@ def test_imports_only_go_down_the_floors(path):
         ("sqlglot", {"mktsim.sql"}),
         ("simpy", {"mktsim.sim"}),
         ("scipy", {"mktsim.study", "mktsim.sim"}),
-        ("matplotlib", {"mktsim.study", "mktsim.explore"}),
+        ("matplotlib", {"mktsim.study"}),
+        ("ipywidgets", {"mktsim.explore"}),
         ("rich", {"mktsim.cli", "mktsim.study"}),
         ("distributed", {"mktsim.cluster"}),
         ("hypothesis", set()),
@@ -105,3 +106,54 @@ def test_below_the_simulation_nothing_reads_a_wall_clock_or_a_global_generator(p
     assert FORBIDDEN.search(code) is None
     if room_of(name_of(path)) != "mktsim.fanout":  # which times its phases for the result's statistics
         assert "perf_counter" not in code
+
+
+#: What computes, whichever library it comes from: methods of arrays and tables, and functions.
+COMPUTES = {
+    "sum", "mean", "std", "var", "median", "quantile", "max", "min", "cumsum", "value_counts", "groupby", "nunique",
+    "sort_values", "merge", "apply", "assign", "astype", "round", "divmod", "pow",
+}  # fmt: skip
+#: Rooms of a study from which an answer is computed: a view asks a question of `mktsim.study.questions` instead.
+ENGINES = (
+    "mktsim.sim.vectorised", "mktsim.sim.operators", "mktsim.sim.network", "mktsim.streams", "mktsim.placement",
+    "mktsim.study.statistics", "mktsim.study.analytic", "mktsim.study.naive", "mktsim.study.correctness",
+)  # fmt: skip
+
+
+def computations(code: str) -> list[str]:
+    """Name what a module computes with data: libraries for it, engines, methods of tables, divisions and products."""
+    found = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = node.names[0].name if isinstance(node, ast.Import) else str(node.module)
+            names = {module, *(f"{module}.{alias.name}" for alias in node.names)}
+            libraries = {"numpy", "pandas", "scipy", "statistics", "random", "fractions", "decimal"}
+            if module.split(".")[0] in libraries or any(name.startswith(ENGINES) for name in names):
+                found.append(f"line {node.lineno}: {module}")
+        elif isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name in COMPUTES:
+                found.append(f"line {node.lineno}: {name}()")
+        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div | ast.Mult | ast.Pow | ast.FloorDiv | ast.Sub):
+            found.append(f"line {node.lineno}: {ast.unparse(node)}")
+    return found
+
+
+@pytest.mark.parametrize("name", ["fan_out", "failures", "hedges", "merges", "shards", "steps", "drawing", "magic"])
+def test_an_explorer_is_a_view_and_computes_nothing(name):
+    """What is shown is what a question of a study answered; captions and charts are the studies' too."""
+    assert computations((PACKAGE / "explore" / f"{name}.py").read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import numpy as np", "from pandas import DataFrame", "from mktsim.sim.vectorised import Policy",
+        "from mktsim.study import statistics",
+        "kept = frame['after'] - frame['in']", "share = len(joined) / len(after)",
+        "n = int((answer['coverage'] < 1).sum())", "counts = log['what'].value_counts()", "worst = max(times)",
+    ],
+)  # fmt: skip
+def test_arithmetic_in_a_view_is_noticed(line):
+    """The test above can fail: each of these stood in a view once, or could."""
+    assert len(computations(line)) >= 1

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
 from mktsim.errors import InvalidArgumentError
@@ -242,3 +243,34 @@ def test_provenance_can_be_repeated_from() -> None:
     assert {"python", "sqlite", "mktsim", "numpy", "matplotlib"} <= provenance.versions.keys()
     assert "/" not in provenance.machine
     assert report_html(tidy(study_points()), {}, provenance).startswith("<!DOCTYPE html>")
+
+
+def test_a_picture_carries_the_fingerprint_of_what_it_shows() -> None:
+    """Drawn again it is the same; another number, text, colour or hatch is another one."""
+    from io import BytesIO
+
+    from PIL import Image
+
+    def drawn(**changes: float) -> Axes:
+        ax = charts.line_chart(FRAME.assign(**changes), x_label="vendors", y_label="ms")
+        charts.annotate([ax], title="title", caption="caption")
+        return ax
+
+    ax = drawn()
+    with Image.open(BytesIO(charts.png(ax))) as image:
+        kept = image.info[charts.FINGERPRINT_KEY]
+    assert kept == charts.fingerprint(drawn()) == charts.fingerprint(ax)
+    assert charts.fingerprint(drawn(estimate=5.0)) != kept
+    ax.get_lines()[0].set_color("#123456")
+    assert charts.fingerprint(ax) != kept
+    other = drawn()
+    other.figure.texts[0].set_text("another caption")
+    assert charts.fingerprint(other) != kept
+
+
+def test_a_chart_of_a_ring_or_a_ride_refuses_another_table() -> None:
+    """Both name what is missing."""
+    with pytest.raises(InvalidArgumentError, match="stayed"):
+        charts.ring_change_chart(pd.DataFrame({"shard": ["a"], "before": [1]}), turn=[0.5], moved=[True])
+    with pytest.raises(InvalidArgumentError, match="covered_percent"):
+        charts.ride_chart(pd.DataFrame({"start_ms": [1.0]}))

@@ -85,6 +85,69 @@ def test_o_puts_the_result_into_a_variable_and_shows_nothing(shell: InteractiveS
     assert "Traceback" not in printed
 
 
+@pytest.mark.parametrize("form", ["%%market -o market\nSELECT 1 AS one", "%%market market -o market\nSELECT 1 AS one"])
+def test_o_replaces_no_marketplace(shell: InteractiveShell, form: str) -> None:
+    """It would be gone, open, and the next cell would say that there is none."""
+    kept = shell.user_ns["market"]
+    _, printed = run(shell, form)
+    assert "-o market: market is a marketplace, which the DataFrame would replace; choose another name" in printed
+    assert "Traceback" not in printed
+    assert shell.user_ns["market"] is kept
+    run(shell, "%%market -o one\nSELECT 1 AS one")
+    run(shell, "%%market -o one\nSELECT 2 AS one")  # An answer may be replaced.
+    assert shell.user_ns["one"]["one"].tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    "asked", ["%%market --help\n", "%market -h", "%%market shop --help\nSELECT 1", "%market --help"]
+)
+def test_help_is_printed(shell: InteractiveShell, asked: str) -> None:
+    """Every option with what it does, and an example; nothing is asked."""
+    shown, printed = run(shell, asked)
+    assert shown is None
+    assert "UsageError" not in printed
+    for option in ("-o NAME", "--explain", "--simulate PRESET", "--seed", "--allow-partial", "--deadline SECONDS"):
+        assert option in printed
+    assert "%%market shop -o top" in printed
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ([1, 2], "the variable 'd' is of type list, which SQLite cannot hold"),
+        (2**70, "the variable 'd' is 1180591620717411303424, beyond SQLite's 64-bit integers"),
+        ("\ud800", "the variable 'd' holds a lone surrogate"),
+    ],
+)
+def test_a_variable_that_sqlite_cannot_hold_is_told_by_its_name(shell: InteractiveShell, value: Any, told: str) -> None:
+    """Not by a number that the user never wrote."""
+    shell.user_ns |= {"a": 1, "d": value}
+    error, printed = run(shell, "%%market\nSELECT * FROM products WHERE price > :a AND name = {d}")
+    assert isinstance(error, ParameterError)
+    assert told in printed
+    assert "parameter 1" not in printed
+
+
+def test_money_in_a_frame_is_no_mathematics_and_other_frames_are_left_alone(shell: InteractiveShell) -> None:
+    """JupyterLab typesets what stands between two dollars, unless an element says that it must not."""
+    frame, _ = run(shell, "%%market\nSELECT '$5 and $6' AS price")
+    assert shell.display_formatter is not None
+    for shown in (frame, frame.head(1), frame.copy()):
+        made = shell.display_formatter.format(shown)[0]["text/html"]
+        assert made.startswith("<div class='mathjax_ignore tex2jax_ignore'>")
+        assert "$5 and $6" in made
+    other = shell.display_formatter.format(pd.DataFrame({"a": ["$5 and $6"]}))[0]["text/html"]
+    assert "mathjax_ignore" not in other
+    html = shell.display_formatter.formatters["text/html"]
+    shell.run_line_magic("unload_ext", "mktsim.explore.magic")
+    assert pd.DataFrame not in html.type_printers
+    shell.run_line_magic("load_ext", "mktsim.explore.magic")
+    html.for_type(pd.DataFrame, lambda frame: "mine")
+    frame, _ = run(shell, "%%market\nSELECT 1 AS one")
+    assert shell.display_formatter.format(frame)[0]["text/html"] == "mine"
+    html.pop(pd.DataFrame)
+
+
 def test_variables_are_bound_and_never_written_into_the_text(shell: InteractiveShell) -> None:
     """``:name`` and ``{name}`` alike; quotes and SQL in a value are a value; braces in quotes are text."""
     shell.user_ns["what"] = "o'clock"

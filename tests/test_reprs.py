@@ -114,6 +114,48 @@ def test_markup_in_data_is_text(name: str, things: dict[str, Any]) -> None:
         assert html.unescape(EVIL) in text
 
 
+def test_money_in_data_is_no_mathematics() -> None:
+    """JupyterLab typesets ``$5 and $6`` in HTML, unless an element above it says that it must not."""
+    stats = QueryStats("collect", 1, 1, 0, 1, {})
+    merge = explore.merge("SELECT '$5' AS \"$a\", '$6' AS \"$b\"")
+    made = {"result": QueryResult([("$5", "$6")], ("$a", "$b"), stats, Coverage(1, 1))._repr_html_()}
+    made |= {"merge": merge._result.value, "table": rows_table(["$a", "$b"], [("$5", "$6")], title="$7 and $8")}
+    for name, each in made.items():
+        reader = Typeset()
+        reader.feed(each)
+        assert "$5" in "".join(reader.kept), name
+        assert reader.typeset == [], name
+    merge.close()
+    reader = Typeset()
+    reader.feed("<table><tr><td>$5 and $6</td></tr></table>")
+    assert reader.typeset == ["$5 and $6"]
+
+
+class Typeset(HTMLParser):
+    """Collects the texts with a dollar that MathJax would read, and those it leaves alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[bool] = []
+        self.typeset: list[str] = []
+        self.kept: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note whether this element, or one around it, is left alone."""
+        if tag not in ("img", "br"):
+            alone = tag == "code" or "mathjax_ignore" in (dict(attrs).get("class") or "").split()
+            self.open.append(alone or (bool(self.open) and self.open[-1]))
+
+    def handle_endtag(self, tag: str) -> None:
+        """Leave the element."""
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        """Note a text with a dollar."""
+        if "$" in data:
+            (self.kept if self.open and self.open[-1] else self.typeset).append(data)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_plain_text_says_as_much(name: str, things: dict[str, Any]) -> None:
     """In a terminal nothing is escaped, nothing is an address in memory, and nothing commands the terminal."""

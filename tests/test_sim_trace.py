@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from matplotlib.colors import to_rgb
+from matplotlib.patches import Rectangle
 
 from mktsim.errors import InvalidArgumentError, SimulationError
 from mktsim.sim import (
@@ -113,29 +114,59 @@ def test_the_waterfall_ranks_the_stragglers_and_ends_with_the_request() -> None:
 
 
 def test_the_waterfall_chart_draws_every_call_and_shows_which_are_second_copies() -> None:
-    """Bars end where the table says, hedges are hatched and named, what was cancelled ends in a cross; grey will do."""
+    """Hedges stand below their first, hatched and named; what nobody waited for is pale; grey will do."""
     frame = traced()[0].waterfall(0)
     axes = waterfall_chart(frame, title="One request", caption="1 request, seed 5")
     labels = [tick.get_text() for tick in axes.get_yticklabels()]
-    shown = frame[frame["rank"] <= 40]
-    assert len(labels) == len(shown)
-    assert sum(label.endswith("second copy") for label in labels) == (shown["attempt"] > 0).sum() > 0
-    bars = axes.patches
-    ends = [bar.get_x() + bar.get_width() for bar in bars]
-    assert max(ends) == pytest.approx(shown.loc[shown["outcome"] == "taken in", "end_ms"].max())
-    hatched = {round(bar.get_y() + bar.get_height() / 2) for bar in bars if bar.get_hatch() == "////"}
-    assert hatched == {y for y, again in enumerate(shown.sort_values("call")["attempt"] > 0) if again}
+    assert len(labels) == len(frame) > 40  # Every call of the 40 vendors.
+    assert labels.count("second copy") == (frame["attempt"] > 0).sum() > 0
+    assert {label for label in labels if label != "second copy"} == {f"vendor {n}" for n in range(40)}
+    bars = [bar for bar in axes.patches if isinstance(bar, Rectangle)]
+    # Each bar is where the table has the call, vendors in the order in which they had answered.
+    taken = frame[frame["outcome"] == "taken in"].groupby("target")["end_ms"].min()
+    first = [label for label in labels if label != "second copy"]
+    counted = [taken[f"leaf/{label.removeprefix('vendor ')}"] for label in first]
+    assert counted == sorted(counted)
+    vendor = ""
+    for y, label in enumerate(labels):
+        vendor = vendor if label == "second copy" else f"leaf/{label.removeprefix('vendor ')}"
+        call = frame[(frame["target"] == vendor) & ((frame["attempt"] > 0) == (label == "second copy"))].iloc[0]
+        mine = [bar for bar in bars if round(bar.get_y() + bar.get_height() / 2) == y]
+        if call["outcome"] == "taken in":
+            assert max(bar.get_x() + bar.get_width() for bar in mine) == pytest.approx(call["end_ms"])
+            assert {bar.get_alpha() for bar in mine} == {1.0 if call["end_ms"] == taken[vendor] else 0.4}
+        assert (label == "second copy") == any(bar.get_hatch() == "////" for bar in mine)
+    legend = {text.get_text() for text in axes.figure.legends[0].get_texts()}
+    assert {"simulated: second copy", "simulated: nobody waits for it: pale"} <= legend
+    assert all(text.startswith("simulated: ") for text in legend)
     # What follows each other within a bar differs in grey by a fifth at least, or in its hatch.
-    greys = {bar.get_label(): (to_rgb(bar.get_facecolor()), bar.get_hatch()) for bar in bars}
+    strong = [bar for bar in bars if bar.get_alpha() == 1.0 and bar.get_hatch() != "////"]
+    greys = {bar.get_facecolor(): (to_rgb(bar.get_facecolor()[:3]), bar.get_hatch()) for bar in strong}
     looks = [(sum(w * c for w, c in zip((0.3, 0.59, 0.11), rgb, strict=True)), hatch) for rgb, hatch in greys.values()]
     assert all(abs(a[0] - b[0]) > 0.2 or a[1] != b[1] for a, b in pairwise(looks))
     assert len(png(axes)) > 10_000
     few = waterfall_chart(frame, most=3)
-    assert len(few.get_yticklabels()) == 3
-    assert "(3 of" in few.get_title(loc="left")
-    for bad, most in ((frame.drop(columns="rank"), 5), (frame.iloc[:0], 5), (frame, 0)):
+    assert [tick.get_text() for tick in few.get_yticklabels()] == labels[labels.index(first[-3]) :]
+    assert "(3 of 40 vendors, the last to be answered)" in few.get_title(loc="left")
+    for bad, most in ((frame.drop(columns="source"), 5), (frame.iloc[:0], 5), (frame, 0)):
         with pytest.raises(InvalidArgumentError):
             waterfall_chart(bad, most=most)
+
+
+def test_the_straggler_is_whom_the_request_waited_for_and_the_axis_ends_behind_it() -> None:
+    """Not a copy that goes on when the answer is there: its end is told by an arrow at the edge."""
+    trace = Trace()
+    times = event_sojourn_times(WORLD, Streams(5), leaves=40, policy=Policy(hedge_ms=1.0), trace=trace)
+    frame, end_ms = trace.waterfall(0), times[0] * 1e3
+    assert frame["end_ms"].max() > 1.2 * end_ms
+    axes = waterfall_chart(frame, most=40, end_ms=end_ms)
+    assert end_ms < axes.get_xlim()[1] < 1.2 * end_ms
+    notes = {text.get_text(): text.xy for text in axes.texts}
+    assert notes["1"][0] == pytest.approx(frame.loc[frame["end_ms"] <= end_ms, "end_ms"].max())
+    assert round(notes["1"][1]) >= len(frame) - 2  # The last vendor's row, or its copy's below.
+    assert {str(rank) for rank in range(1, 6)} <= set(notes)
+    arrows = [text for text in notes if text.startswith("\u2192")]
+    assert f"\u2192 {frame['end_ms'].max():.1f}" in arrows
 
 
 def test_a_query_of_the_real_coordinator_leaves_one_digest_in_any_process() -> None:

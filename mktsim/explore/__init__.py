@@ -8,7 +8,7 @@ Examples
 >>> from mktsim import explore
 >>> explorer = explore.ring(shards=3, vendors=100)
 >>> print(explorer.config.splitlines()[0])
-from mktsim import ConsistentHashRing
+from mktsim.study.questions import ring_change
 >>> explorer.close()
 """
 

@@ -27,9 +27,10 @@ import ctypes
 import threading
 from collections.abc import Callable, Generator
 from contextlib import suppress
-from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Final, Literal
+
+from mktsim.study.slices import Progress as Progress
 
 _REPORT_EVERY_S: Final = 0.1
 #: How long the interpreter's end waits for all jobs together; one that takes longer dies as it may.
@@ -38,16 +39,6 @@ _EXIT_S: Final = 10.0
 
 class Stopped(KeyboardInterrupt):
     """Raised in a job's thread when it is stopped."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a job is: `done` of `total` (0 where nobody knows), of what, and what can be shown already."""
-
-    done: int
-    total: int
-    what: str = ""
-    partial: Any = None
 
 
 Slices = Generator[Progress, None, Any]

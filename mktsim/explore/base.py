@@ -2,8 +2,10 @@
 
 Rules
 -----
-An explorer is a view. It says which controls there are, which question of :mod:`mktsim.explore.questions` their values
-ask, and how the answer looks as HTML; it computes nothing. Every text that comes from data or a user is escaped.
+An explorer is a view. It says which controls there are, which question of :mod:`mktsim.study.questions` their values
+ask, how the answer looks as HTML and what its caption says; it computes nothing. The question is one
+:class:`~mktsim.explore.pasting.Call`, which is what runs and what `.config` writes down. Every text that comes from
+data or a user is escaped.
 
 Theory of operation
 -------------------
@@ -32,6 +34,7 @@ import ipywidgets as widgets
 from mktsim.errors import MktsimError
 from mktsim.explore.background import Job, Progress, Slices
 from mktsim.explore.drawing import code_block
+from mktsim.explore.pasting import Call
 
 DEBOUNCE_S: Final = 0.15
 _ALERT = "border-left:4px solid #D55E00;padding:.2em .6em"
@@ -58,6 +61,21 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types.
         What went wrong, if anything.
     runs : int
         How many jobs were begun.
+    answer : object
+        What is shown, as plain data: the `answer` of the code in `.config`.
+
+    Examples
+    --------
+    Without a running loop an answer is there as soon as the control is set.
+
+    >>> from mktsim import explore
+    >>> explorer = explore.ring(shards=3, vendors=100)
+    >>> explorer, explorer.runs
+    (<Ring explorer, ready; .config is its question as code>, 1)
+    >>> explorer.controls["vendors"].value = 200
+    >>> explorer.runs
+    2
+    >>> explorer.close()
     """
 
     name: ClassVar[str]
@@ -91,7 +109,7 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types.
             widget.add_class(f"mktsim-{mark}")
         self.errors = widgets.Output()
         self.errors.add_class("mktsim-errors")
-        self.runs = 0
+        self.runs, self.answer = 0, None
         for control in self.controls.values():
             control.observe(self._changed, "value")
         super().__init__(
@@ -118,9 +136,17 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types.
         """Return what the question depends on, as plain data."""
         return {name: control.value for name, control in self.controls.items()}
 
+    def call(self, values: dict[str, Any]) -> Call:
+        """Return the question as the call that asks it."""
+        raise NotImplementedError
+
+    def caption(self, values: dict[str, Any], answer: Any) -> str:
+        """Say what is shown: measured or simulated, n, seed, fleet, world, policy; see `mktsim.study.captions`."""
+        raise NotImplementedError
+
     def work(self, values: dict[str, Any]) -> Slices:
         """Ask the question; runs in the job's thread and touches no widget."""
-        raise NotImplementedError
+        return self.call(values).slices()
 
     def draw(self, values: dict[str, Any], answer: Any) -> str:
         """Return an answer as HTML; runs in the job's thread and touches no widget."""
@@ -128,7 +154,7 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types.
 
     def config_of(self, values: dict[str, Any]) -> str:
         """Return the question as Python code."""
-        raise NotImplementedError
+        return self.call(values).code()
 
     # -- what a user can do -------------------------------------------------------------------------------------------
 
@@ -230,11 +256,11 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types.
                 except StopIteration as end:
                     answer = end.value
                     break
-                view = None if step.partial is None else self.draw(values, step.partial)
+                view = None if step.partial is None else (self.draw(values, step.partial), step.partial)
                 yield Progress(step.done, step.total, step.what, view)
         finally:
             work.close()
-        return self.draw(values, answer)
+        return self.draw(values, answer), answer
 
     def _show(self, job: Job) -> None:
         """Bring the widgets up to date with a job; calls of jobs that were superseded, and second ones, do nothing."""
@@ -249,7 +275,7 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types.
                     of = f" of {progress.total:,}" if progress.total else ""
                     self._say(f"computing … {progress.done:,}{of} {progress.what}")
                 if job.partial is not None:
-                    self._result.value = job.partial
+                    self._result.value, self.answer = job.partial
                     self._result.remove_class(_STALE)
             return
         if not self._working:
@@ -265,7 +291,7 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types.
             self._say("stopped; what is shown is from before, or in part")
         else:
             self.errors.outputs = ()
-            self._result.value = job.result
+            self._result.value, self.answer = job.result
             self._result.remove_class(_STALE)
             self._say("ready")
         if self._settled is not None:

@@ -5,54 +5,25 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from html import escape
+from numbers import Integral, Real
 from typing import Any, Final
 
-import numpy as np
-import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
+from mktsim.explore.markup import NO_MATHEMATICS
 from mktsim.study.charts import png
 
 _LINE: Final = "1px solid rgba(128,128,128,.35)"
 _CODE: Final = "background:rgba(128,128,128,.12);padding:.5em .8em;border-radius:4px;white-space:pre-wrap;margin:.3em 0"
 
 
-def stacked_axes(*heights: float, width: float = 7.0) -> list[Axes]:
-    """Return Axes one above the other, of these heights in inches, with one x axis."""
-    figure = Figure(figsize=(width, sum(heights)), layout="constrained", dpi=150)
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=list(heights))
-    return [dress(each) for each in axes[:, 0]]
-
-
-def dress(axes: Axes) -> Axes:
-    """Give Axes the look of the charts: a light grid, no frame, small marks."""
-    axes.grid(True, color="#DDDDDD", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8)
-    axes.xaxis.label.set_fontsize(9)
-    axes.yaxis.label.set_fontsize(9)
-    for side in {"top", "right"} & set(axes.spines):
-        axes.spines[side].set_visible(False)
-    return axes
-
-
-def caption(axes: Axes, text: str) -> None:
-    """Write a line below the figure of some Axes: n, seed, world."""
-    axes.figure.supxlabel(text, fontsize=7, color="#444444", x=0.01, ha="left")
-
-
-def picture(axes: Axes, text: str) -> str:
+def picture(axes: Any, text: str) -> str:
     """Return the figure of some Axes as an image, with `text` for those who do not see it."""
     data = base64.b64encode(png(axes)).decode()
     style = "display:block;max-width:100%;width:52em;background:white;border-radius:4px"
     return f"<img style='{style}' alt='{escape(text, quote=True)}' src='data:image/png;base64,{data}'>"
 
 
-def table(frame: pd.DataFrame, *, title: str = "") -> str:
-    """Return a table: its index is not shown, numbers stand to the right."""
+def table(frame: Any, *, title: str = "") -> str:
+    """Return a DataFrame as a table: its index is not shown, numbers stand to the right."""
     return rows_table(list(map(str, frame.columns)), list(frame.itertuples(index=False, name=None)), title=title)
 
 
@@ -70,15 +41,15 @@ def rows_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: 
     for row in rows[:most]:
         cells = (f"<td style='{cell}{_side(value)}'>{escape(shown(value))}</td>" for value in row)
         body += f"<tr>{''.join(cells)}</tr>"
-    if len(rows) > most:
-        body += f"<tr><td colspan='{len(columns)}'>… {len(rows) - most:,} more</td></tr>"
+    if hidden := rows[most:]:
+        body += f"<tr><td colspan='{len(columns)}'>… {len(hidden):,} more</td></tr>"
     above = (
         f"<caption style='text-align:left;font-weight:bold;white-space:nowrap'>{escape(title)}</caption>"
         if title
         else ""
     )
     style = "border-collapse:collapse;line-height:1.5;margin:.3em 1.5em .3em 0"
-    return f"<table style='{style}'>{above}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<table {NO_MATHEMATICS} style='{style}'>{above}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def shown(value: Any) -> str:
@@ -87,25 +58,14 @@ def shown(value: Any) -> str:
         return "NULL"
     if isinstance(value, bytes):
         return f"x'{value[:32].hex()}'"
-    if isinstance(value, int | np.integer):
+    if isinstance(value, Integral):
         return f"{value:,}"
     text = f"{value:,.7g}" if isinstance(value, float) else str(value)
     return text if len(text) <= 200 else text[:199] + "…"
 
 
-def counted(number: int, one: str, many: str = "") -> str:
-    """Return a number and what it counts.
-
-    Examples
-    --------
-    >>> counted(1, "moment"), counted(2_000, "moment"), counted(0, "copy", "copies")
-    ('1 moment', '2,000 moments', '0 copies')
-    """
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
 def _side(value: Any) -> str:
-    return "right" if isinstance(value, int | float | np.integer) else "left"
+    return "right" if isinstance(value, Real) else "left"
 
 
 def code_block(text: str) -> str:
@@ -115,4 +75,9 @@ def code_block(text: str) -> str:
 
 def paragraph(text: str) -> str:
     """Return a text as a paragraph."""
-    return f"<p style='line-height:1.5;margin:.4em 0'>{escape(text)}</p>"
+    return f"<p {NO_MATHEMATICS} style='line-height:1.5;margin:.4em 0'>{escape(text)}</p>"
+
+
+def note(text: str) -> str:
+    """Return a caption below a table, where there is no picture that has it."""
+    return f"<p {NO_MATHEMATICS} style='line-height:1.4;margin:.4em 0;font-size:85%;opacity:.8'>{escape(text)}</p>"

@@ -6,24 +6,21 @@ import math
 from dataclasses import replace
 from typing import Any, Final
 
-import pandas as pd
-
-from mktsim.explore.background import Slices
 from mktsim.explore.base import Explorer
 from mktsim.explore.controls import check, check_whole, choice, number, seed_box, whole
-from mktsim.explore.drawing import caption, paragraph, picture, rows_table, shown, stacked_axes
-from mktsim.explore.pasting import code_of, imports_of
-from mktsim.explore.questions import resilient_policy, ride_through
+from mktsim.explore.drawing import paragraph, picture, rows_table, shown
+from mktsim.explore.pasting import Call
 from mktsim.sim import Exponential, Uniform, World
 from mktsim.sim.faults import Crash, Fault, Partition, SlowDisk
-from mktsim.study.charts import PALETTE
+from mktsim.study.captions import caption_of
+from mktsim.study.charts import ride_chart
 from mktsim.study.coordinated import vendor_ids
+from mktsim.study.questions import intended_start_ms, resilient_policy, ride_through
 from mktsim.study.scenario import Scenario
 
 _EVERY_MS: Final = 100.0
 _MORE: Final = 10
 _MOST: Final = 200
-_LINES: Final = {"crash": "-", "slow_disk": ":", "partition": "--"}
 
 
 class Faults(Explorer):
@@ -76,7 +73,7 @@ class Faults(Explorer):
     @property
     def now_ms(self) -> float:
         """When the next request will be sent, on the simulated clock."""
-        return self.requests * _EVERY_MS
+        return intended_start_ms(self.requests, every_ms=_EVERY_MS)
 
     def _hit(self, kind: type[Fault]) -> None:
         more = {"added_ms": self.controls["added_ms"].value} if kind is SlowDisk else {}
@@ -118,33 +115,21 @@ class Faults(Explorer):
             policy=resilient_policy(values["deadline_ms"], retries=values["retries"], breaker=values["breaker"]),
         )  # fmt: skip
 
-    def work(self, values: dict[str, Any]) -> Slices:
-        """See :meth:`Explorer.work`."""
-        return ride_through(
-            self._scenario(values), requests=values["requests"], every_ms=_EVERY_MS, seed=values["seed"]
-        )
+    def call(self, values: dict[str, Any]) -> Call:
+        """See :meth:`Explorer.call`."""
+        options = {"requests": values["requests"], "every_ms": _EVERY_MS, "seed": values["seed"]}
+        return Call(ride_through, {"scenario": self._scenario(values)}, options)
 
-    def draw(self, values: dict[str, Any], answer: pd.DataFrame) -> str:
+    def caption(self, values: dict[str, Any], answer: Any) -> str:
+        """See :meth:`Explorer.caption`."""
+        return caption_of(
+            self._scenario(values), kind="simulated", n=f"{values['requests']} requests, one each {_EVERY_MS:g} ms",
+            seed=values["seed"], statement=True, more="Shaded: a fault holds.",
+        )  # fmt: skip
+
+    def draw(self, values: dict[str, Any], answer: Any) -> str:
         """See :meth:`Explorer.draw`."""
-        top, below = stacked_axes(1.7, 1.7)
-        at_s = answer["start_ms"] / 1e3
-        top.step(at_s, 100 * answer["coverage"], where="post", color=PALETTE[0], lw=1.6)
-        top.plot(at_s, 100 * answer["coverage"], ".", color=PALETTE[0], ms=4)
-        top.set(ylim=(-4, 104), ylabel="vendors that\nanswered, %")
-        below.plot(at_s, answer["sojourn_time_ms"], "o", color=PALETTE[0], ms=3, mfc="white")
-        below.set(yscale="symlog", ylabel="sojourn time, ms", xlabel="simulated time, s")
-        below.set_yticks([0, 1, 3, 10, 30, 100], ["0", "1", "3", "10", "30", "100"])
-        below.set_ylim(bottom=0)
-        for fault in values["schedule"]:
-            end_s = min(fault.end_ms, values["requests"] * _EVERY_MS) / 1e3
-            for axes in (top, below):
-                axes.axvspan(fault.start_ms / 1e3, end_s, color=PALETTE[1], alpha=0.08, lw=0)
-                axes.axvline(fault.start_ms / 1e3, color=PALETTE[1], lw=1, ls=_LINES[fault.kind])
-            top.annotate(
-                f"{fault.kind.replace('_', ' ')} {fault.targets.rpartition('v')[2].lstrip('0') or '0'}",
-                (fault.start_ms / 1e3, 0), xytext=(3, 2), textcoords="offset points", fontsize=6.5, rotation=90,
-            )  # fmt: skip
-        caption(top, f"Simulated: {self._vendors} vendors, seed {values['seed']}; shaded: faults")
+        top, _ = ride_chart(answer, faults=values["schedule"], caption=self.caption(values, answer))
         last = answer.iloc[-1]
         text = (
             f"Last request: {last['answered']} of {last['asked']} vendors answered in {last['sojourn_time_ms']:.1f} ms"
@@ -155,21 +140,11 @@ class Faults(Explorer):
             ("answer", "; ".join(", ".join(map(shown, row)) for row in last["answer"]) or "none"),
             ("missing", ", ".join(last["missing"]) or "nobody"),
             ("guarantee", last["guarantee"]),
-            ("calls", int(last["calls"])),
-            ("partial answers so far", int((answer["coverage"] < 1).sum())),
+            ("calls", last["calls"]),
+            ("partial answers so far", last["partial_so_far"]),
         ]
         return (
             paragraph(f"{text}.")
             + picture(top, f"Coverage and time. {text}.")
             + rows_table(["", "last request"], facts)
-        )
-
-    def config_of(self, values: dict[str, Any]) -> str:
-        """See :meth:`Explorer.config_of`."""
-        scenario = self._scenario(values)
-        return (
-            f"{imports_of(scenario, finish='mktsim.explore.questions', ride_through='mktsim.explore.questions')}\n\n"
-            f"scenario = {code_of(scenario)}\n"
-            f"finish(ride_through(scenario, requests={values['requests']}, every_ms={_EVERY_MS}, "
-            f"seed={values['seed']}))"
         )

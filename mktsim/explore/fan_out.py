@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import pandas as pd
-
-from mktsim.explore.background import Slices
 from mktsim.explore.base import Explorer
 from mktsim.explore.controls import FLEETS, check, choice, number, scale, seed_box, whole
-from mktsim.explore.drawing import picture, table
-from mktsim.explore.pasting import code_of, imports_of
-from mktsim.explore.questions import SERVICES, fan_out_curve
-from mktsim.sim import load_preset, preset_names
+from mktsim.explore.drawing import paragraph, picture, table
+from mktsim.explore.pasting import Call
+from mktsim.sim import preset_names
+from mktsim.study.captions import caption_of
 from mktsim.study.charts import annotate, line_chart
+from mktsim.study.distributions import SERVICES
+from mktsim.study.questions import FanOutCurve, fan_out_curve
 from mktsim.study.scenario import Scenario
 
 _WIDTHS = [("flat", "flat"), *((str(n), n) for n in (2, 3, 4, 6, 8, 10, 16, 32, 64, 100))]
@@ -35,8 +34,8 @@ class FanOut(Explorer):
     --------
     >>> explorer = FanOut(vendors=10)
     >>> explorer.controls["width"].value = 6
-    >>> print(explorer.config.splitlines()[2])
-    scenario = Scenario(vendors=10, preset='cloudflare-2026', fanout=6)
+    >>> print(explorer.config.splitlines()[3])
+    scenario = Scenario(vendors=10, preset="cloudflare-2026", fanout=6)
     >>> explorer.close()
     """
 
@@ -75,33 +74,24 @@ class FanOut(Explorer):
             return scenario
         return scenario.replace(world=scenario.world.replace(service=SERVICES[values["service"]](values["mean_ms"])))
 
-    def work(self, values: dict[str, Any]) -> Slices:
-        """See :meth:`Explorer.work`."""
-        return fan_out_curve(
-            self._scenario(values), requests=values["requests"], seed=values["seed"], beside_flat=values["beside_flat"]
-        )
+    def call(self, values: dict[str, Any]) -> Call:
+        """See :meth:`Explorer.call`."""
+        options = {name: values[name] for name in ("requests", "seed", "beside_flat")}
+        return Call(fan_out_curve, {"scenario": self._scenario(values)}, options)
 
-    def draw(self, values: dict[str, Any], answer: pd.DataFrame) -> str:
+    def caption(self, values: dict[str, Any], answer: FanOutCurve) -> str:
+        """See :meth:`Explorer.caption`."""
+        flat = " The flat scatter is beside it." if values["beside_flat"] and values["width"] != "flat" else ""
+        return caption_of(
+            self._scenario(values), kind="simulated", n=f"{answer.n} requests a point", seed=values["seed"],
+            preset=values["preset"], more=f"Bars: 95 % intervals.{flat}",
+        )  # fmt: skip
+
+    def draw(self, values: dict[str, Any], answer: FanOutCurve) -> str:
         """See :meth:`Explorer.draw`."""
-        axes = line_chart(answer, x_label="vendors asked", y_label="sojourn time, ms")
-        preset = load_preset(values["preset"])
-        service = (
-            "" if values["service"] == "preset" else f", service {values['service']}, mean {values['mean_ms']:g} ms"
-        )
-        note = (
-            f"Simulated: {values['requests']:,} requests a point, seed {values['seed']}, preset {preset.name} of "
-            f"{preset.date}{service}. Bars: 95 % intervals."
-        )
-        annotate([axes], title="Sojourn time of one query", caption=note)
-        last = answer[answer["x"] == answer["x"].max()]
-        rows = last[["series", "estimate", "low", "high"]].round(1).set_axis(["", "ms", "low", "high"], axis="columns")
-        title = f"{int(last['x'].iloc[0]):,} vendors, 95 % intervals"
-        return picture(axes, f"Line chart. {note}") + table(rows, title=title)
-
-    def config_of(self, values: dict[str, Any]) -> str:
-        """See :meth:`Explorer.config_of`."""
-        scenario = self._scenario(values)
-        return (
-            f"{imports_of(scenario, simulate='mktsim')}\n\nscenario = {code_of(scenario)}\n"
-            f"result = simulate(scenario, requests={values['requests']}, seed={values['seed']})\nresult.summary()"
-        )
+        axes = line_chart(answer.points, x_label="vendors asked", y_label="sojourn time, ms")
+        caption = self.caption(values, answer)
+        annotate([axes], title="Sojourn time of one query", caption=caption)
+        told = "".join(map(paragraph, answer.left_out))
+        title = "the largest fleets, 95 % intervals"
+        return told + picture(axes, f"Line chart. {caption}") + table(answer.largest, title=title)

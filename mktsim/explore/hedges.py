@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from mktsim.explore.background import Slices
 from mktsim.explore.base import Explorer
 from mktsim.explore.controls import check, choice, number, seed_box, whole
-from mktsim.explore.drawing import counted, paragraph, picture, table
-from mktsim.explore.pasting import code_of, imports_of
-from mktsim.explore.questions import SERVICES, HedgedRequest, hedged_request
-from mktsim.fanout.policy import ScatterPolicy
+from mktsim.explore.drawing import paragraph, picture, table
+from mktsim.explore.pasting import Call
 from mktsim.sim import Background, Exponential, World
+from mktsim.study.captions import caption_of, counted
 from mktsim.study.charts import waterfall_chart
+from mktsim.study.distributions import SERVICES
+from mktsim.study.questions import HedgedRequest, hedged_request, hedging_policy
 from mktsim.study.scenario import Scenario
 
 _REQUESTS: Final = 400
-#: Calls that are drawn, of more those that ended last.
+#: Vendors that are drawn, of more those that had answered last.
 _MOST: Final = 24
 
 
@@ -73,15 +73,19 @@ class Stragglers(Explorer):
             service=SERVICES[values["service"]](values["mean_ms"]),
             background=Background(busy, values["mean_ms"]) if busy else None,
         )  # fmt: skip
-        after_s = values["hedge_ms"] / 1e3
-        policy = ScatterPolicy(hedge_after_s=after_s, tied=values["tied"]) if values["hedge"] else None
+        policy = hedging_policy(values["hedge_ms"], tied=values["tied"]) if values["hedge"] else None
         return Scenario(vendors=values["leaves"], world=world, policy=policy)
 
-    def work(self, values: dict[str, Any]) -> Slices:
-        """See :meth:`Explorer.work`."""
-        return hedged_request(
-            self._scenario(values), request=values["request"], requests=_REQUESTS, seed=values["seed"]
-        )
+    def call(self, values: dict[str, Any]) -> Call:
+        """See :meth:`Explorer.call`."""
+        options = {"request": values["request"], "requests": _REQUESTS, "seed": values["seed"]}
+        return Call(hedged_request, {"scenario": self._scenario(values)}, options)
+
+    def caption(self, values: dict[str, Any], answer: HedgedRequest) -> str:
+        """See :meth:`Explorer.caption`."""
+        return caption_of(
+            self._scenario(values), kind="simulated", n=f"1, request {values['request']}", seed=values["seed"],
+        )  # fmt: skip
 
     def draw(self, values: dict[str, Any], answer: HedgedRequest) -> str:
         """See :meth:`Explorer.draw`."""
@@ -89,18 +93,9 @@ class Stragglers(Explorer):
         if values["hedge"]:
             copies = counted(answer.copies, "second copy", "second copies")
             text += f" with {copies}; without hedging, same draws, {answer.plain_ms:.1f} ms"
-        note = f"Simulated: request {values['request']} over {values['leaves']} vendors, seed {values['seed']}."
-        frame = answer.waterfall
-        axes = waterfall_chart(frame, title="One request", caption=note, most=_MOST, end_ms=answer.time_ms)
+        axes = waterfall_chart(
+            answer.waterfall, title="One request", caption=self.caption(values, answer), most=_MOST,
+            end_ms=answer.time_ms,
+        )  # fmt: skip
         title = f"{_REQUESTS} requests, 95 % intervals, same draws for both"
         return paragraph(f"{text}.") + picture(axes, f"Waterfall chart. {text}.") + table(answer.effect, title=title)
-
-    def config_of(self, values: dict[str, Any]) -> str:
-        """See :meth:`Explorer.config_of`."""
-        scenario = self._scenario(values)
-        return (
-            f"{imports_of(scenario, finish='mktsim.explore.questions', hedged_request='mktsim.explore.questions')}\n\n"
-            f"scenario = {code_of(scenario)}\n"
-            f"answer = finish(hedged_request(scenario, request={values['request']}, requests={_REQUESTS}, "
-            f"seed={values['seed']}))\nanswer.waterfall"
-        )

@@ -25,17 +25,18 @@ import keyword
 import re
 import shlex
 from collections.abc import Coroutine, Mapping
+from inspect import cleandoc
 from typing import Any, Final, NoReturn
 
-import numpy as np
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import no_var_expand
 
 from mktsim.errors import InvalidArgumentError, MktsimError, ParameterError
+from mktsim.explore.markup import NO_MATHEMATICS
 from mktsim.fanout import QueryCoordinator
 from mktsim.market import Marketplace
-from mktsim.sql.lexer import tokens
+from mktsim.sql.lexer import Statement, tokens
 from mktsim.study.replication import simulate
 from mktsim.study.scenario import Scenario
 
@@ -43,8 +44,18 @@ from mktsim.study.scenario import Scenario
 _CALL: Final = re.compile(
     r"^(\s*(?:[\w.]+(?:\s*,\s*[\w.]+)*\s*=\s*)?)(?=get_ipython\(\)\.run_(?:cell|line)_magic\('market',)"
 )
+#: The call of a cell without a body, which IPython refuses before it asks us.
+_EMPTY: Final = re.compile(r"^(\s*get_ipython\(\)\.)run_cell_magic\('market', (.*), ''\)")
 #: Where the statement of ``%market`` begins.
 _STATEMENT: Final = re.compile(r"(?i)(?:^|\s)(?=(?:select|with|values)\b)")
+
+#: What can be asked.
+_KINDS: Final = (Marketplace, QueryCoordinator)
+_REFUSED: Final = "-o {0}: {0} is a marketplace, which the DataFrame would replace; choose another name"
+#: A statement of one parameter, which takes what SQLite can hold.
+_ONE: Final = Statement(sql="", normal="", words=(), parameters=(None,), uses_names=False)
+#: What a DataFrame of ours carries, copies and selections included: the statement that it answers.
+_MARK: Final = "mktsim_statement"
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
@@ -70,21 +81,25 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
     """Forget ``%%market``: ``%unload_ext mktsim``."""
-    for kind in ("line", "cell"):
-        shell.magics_manager.magics[kind].pop("market", None)
+    for form in ("line", "cell"):
+        shell.magics_manager.magics[form].pop("market", None)
+    html = _html_formatter(shell)
+    if html is not None:
+        for kind in [kind for kind, shows in html.type_printers.items() if shows is _as_html]:
+            html.pop(kind)
     if _await_it in shell.input_transformers_post:
         shell.input_transformers_post.remove(_await_it)
 
 
 def _await_it(lines: list[str]) -> list[str]:
-    """Put an ``await`` before each call of the magic.
+    """Put an ``await`` before each call of the magic; a cell without a body, as ``%%market --help``, is a line.
 
     Examples
     --------
     >>> _await_it(["top = get_ipython().run_line_magic('market', 'SELECT 1')"])
     ["top = await get_ipython().run_line_magic('market', 'SELECT 1')"]
     """
-    return [_CALL.sub(r"\1await ", line) for line in lines]
+    return [_CALL.sub(r"\1await ", _EMPTY.sub(r"\1run_line_magic('market', \2)", line)) for line in lines]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -128,14 +143,24 @@ def market(line: str, cell: str | None = None) -> Coroutine[Any, Any, Any]:
         begin = _STATEMENT.search(line)
         line, cell = (line, "") if begin is None else (line[: begin.start()], line[begin.end() :])
     parser = _parser()
+    if {"-h", "--help"} & set(line.split()):
+        return _help(parser)
     try:
         options, unknown = parser.parse_known_args(shlex.split(line))
     except ValueError as error:  # An open quote.
         raise UsageError(f"%%market: {error}") from None
     _check_options(parser, options, unknown)
+    if isinstance(shell.user_ns.get(options.output), _KINDS):
+        raise UsageError(_REFUSED.format(options.output))
     if not cell.strip():
         raise UsageError("%%market needs a SELECT: in the cell's body, or behind %market")
     return _answer(options, cell, shell)
+
+
+async def _help(parser: _Parser) -> None:
+    """Say what there is; a coroutine, because the call of the magic is awaited."""
+    print(parser.format_help().rstrip())
+    print("\n" + cleandoc(market.__doc__ or ""))
 
 
 def _check_options(parser: _Parser, options: argparse.Namespace, unknown: list[str]) -> None:
@@ -162,7 +187,7 @@ async def _answer(options: Any, cell: str, shell: InteractiveShell) -> Any:
         if options.explain or options.simulate:
             answer: Any = target.explain(sql, params)
             if options.simulate:
-                visited = max(answer.vendors, 1) if options.vendors is None else options.vendors
+                visited = (answer.vendors or 1) if options.vendors is None else options.vendors
                 scenario = Scenario(
                     vendors=visited, preset=options.simulate, statement=sql, params=tuple(params.values())
                 ).planned_elsewhere()
@@ -174,13 +199,36 @@ async def _answer(options: Any, cell: str, shell: InteractiveShell) -> Any:
             result = await target.query(sql, params, allow_partial=options.allow_partial, deadline_s=options.deadline)
             if not result.coverage.complete:
                 print(f"incomplete: {', '.join(result.coverage.missing[:10])} did not answer; {result.guarantees}")
-            answer = result.to_pandas()
+            answer = _marked(result.to_pandas(), sql, shell)
     except MktsimError as error:
         raise _short(error) from None
     if options.output is None:
         return answer
+    if isinstance(shell.user_ns.get(options.output), _KINDS):  # The cell may have made it since the check.
+        raise UsageError(_REFUSED.format(options.output))
     shell.user_ns[options.output] = answer
     return None
+
+
+def _marked(frame: Any, sql: str, shell: InteractiveShell) -> Any:
+    """Mark a DataFrame as an answer, which notebooks show without reading ``$5 and $6`` in it as mathematics."""
+    frame.attrs[_MARK] = sql
+    html = _html_formatter(shell)
+    if html is not None and type(frame) not in html.type_printers:  # A format of the user's own stays.
+        html.for_type(type(frame), _as_html)
+    return frame
+
+
+def _html_formatter(shell: InteractiveShell) -> Any:
+    display = shell.display_formatter
+    return None if display is None else display.formatters.get("text/html")
+
+
+def _as_html(frame: Any) -> str | None:
+    made: str | None = frame._repr_html_()
+    if made is None or _MARK not in frame.attrs:
+        return made
+    return f"<div {NO_MATHEMATICS}>{made}</div>"
 
 
 def _short(error: MktsimError) -> MktsimError:
@@ -191,14 +239,13 @@ def _short(error: MktsimError) -> MktsimError:
 
 
 def _find(name: str | None, namespace: Mapping[str, Any]) -> Marketplace | QueryCoordinator:
-    kinds = (Marketplace, QueryCoordinator)
     if name is not None:
         found = namespace.get(name)
-        if isinstance(found, kinds):
+        if isinstance(found, _KINDS):
             return found
         what = "nothing" if name not in namespace else f"a {type(found).__name__}"
         raise InvalidArgumentError(f"{name!r:.80} is {what}, not a marketplace: market = await Marketplace.open(...)")
-    known = {key: value for key, value in namespace.items() if isinstance(value, kinds) and not key.startswith("_")}
+    known = {key: value for key, value in namespace.items() if isinstance(value, _KINDS) and not key.startswith("_")}
     if len({id(value) for value in known.values()}) == 1:
         return next(iter(known.values()))
     if not known:
@@ -212,7 +259,7 @@ def bound(sql: str, namespace: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     Raises
     ------
     ParameterError
-        A variable does not exist, braces hold no name, or a placeholder has none.
+        A variable does not exist or holds what SQLite cannot, braces hold no name, or a placeholder has none.
 
     Examples
     --------
@@ -244,6 +291,10 @@ def bound(sql: str, namespace: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if missing:
         raise ParameterError(f"there is no variable {missing[0]!r}", sql=sql)
     values = {name: namespace[name] for name in names}
-    return "".join(pieces), {
-        name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()
-    }
+    for name, value in values.items():
+        try:
+            (values[name],) = _ONE.bind((value,))
+        except ParameterError as error:
+            told = error.message.replace("parameter 1", f"the variable {name!r}", 1)
+            raise ParameterError(told, sql=sql) from None
+    return "".join(pieces), values

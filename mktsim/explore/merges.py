@@ -7,12 +7,13 @@ from html import escape
 from typing import Any
 
 from mktsim.errors import InvalidArgumentError
-from mktsim.explore.background import Progress, Slices
 from mktsim.explore.base import Explorer
 from mktsim.explore.controls import choice, seed_box, text, whole
-from mktsim.explore.drawing import counted, paragraph, rows_table
-from mktsim.explore.pasting import code_of, imports_of
-from mktsim.explore.questions import MergeComparison, compare_merges
+from mktsim.explore.drawing import note, paragraph, rows_table
+from mktsim.explore.markup import NO_MATHEMATICS
+from mktsim.explore.pasting import Call
+from mktsim.study.captions import caption_of, counted
+from mktsim.study.questions import MergeComparison, compare_merges
 from mktsim.study.scenario import Scenario
 
 #: Statements to begin with, by what they show.
@@ -79,15 +80,18 @@ class Merge(Explorer):
         if change["new"] != self.controls["example"].value:
             self.controls["example"].value = ""
 
-    def work(self, values: dict[str, Any]) -> Slices:
-        """See :meth:`Explorer.work`."""
+    def call(self, values: dict[str, Any]) -> Call:
+        """See :meth:`Explorer.call`."""
         if not values["statement"].strip():
             raise InvalidArgumentError("there is no statement: type one, like SELECT COUNT(*) FROM products")
-        compared = compare_merges(
-            values["statement"], _params(values["params"]), self._scenario(values), seed=values["seed"]
-        )
-        yield Progress(1, 1, "statements")
-        return compared
+        return Call(compare_merges, {"scenario": self._scenario(values)}, {"seed": values["seed"]})
+
+    def caption(self, values: dict[str, Any], answer: MergeComparison) -> str:
+        """See :meth:`Explorer.caption`."""
+        return caption_of(
+            self._scenario(values), kind="measured", n="1 statement", seed=values["seed"], statement=True, timed=False,
+            more="The naive merge is judged leniently: 1 equals 1.0, floats to 9 digits, order under ORDER BY alone.",
+        )  # fmt: skip
 
     def draw(self, values: dict[str, Any], answer: MergeComparison) -> str:
         """See :meth:`Explorer.draw`."""
@@ -98,12 +102,15 @@ class Merge(Explorer):
             naive = rows_table(answer.columns, answer.naive, title=f"naive: {counted(len(answer.naive), 'row')}")
         verdict = "The naive merge is right here." if answer.agree else "The naive merge is wrong here."
         mark, colour = ("✓", "#009E73") if answer.agree else ("✗", "#D55E00")
-        shipped = counted(answer.rows_shipped, "row")
-        note = f"{verdict} The exact one took {shipped} from {counted(values['vendors'], 'vendor')}."
+        shipped, visited = counted(answer.rows_shipped, "row"), counted(answer.vendors_visited, "vendor")
+        told = f"{verdict} The exact one " + (
+            f"took {shipped} from {visited}." if answer.vendors_visited else "asked no vendor."
+        )
         return (
-            answer.explanation._repr_html_()
-            + f"<p style='border-left:4px solid {colour};padding-left:.6em'><b>{mark}</b> {escape(note)}</p>"
-            + f"<div style='display:flex;flex-wrap:wrap'><div>{exact}</div><div>{naive}</div></div>"
+            f"<div {NO_MATHEMATICS}>{answer.explanation._repr_html_()}</div>"
+            f"<p style='border-left:4px solid {colour};padding-left:.6em'><b>{mark}</b> {escape(told)}</p>"
+            f"<div {NO_MATHEMATICS} style='display:flex;flex-wrap:wrap'><div>{exact}</div><div>{naive}</div></div>"
+            + note(self.caption(values, answer))
         )
 
     def _scenario(self, values: dict[str, Any]) -> Scenario:
@@ -111,16 +118,6 @@ class Merge(Explorer):
             vendors=values["vendors"], products=values["products"], statement=values["statement"],
             params=_params(values["params"]),
         )  # fmt: skip
-
-    def config_of(self, values: dict[str, Any]) -> str:
-        """See :meth:`Explorer.config_of`."""
-        scenario = self._scenario(values)
-        return (
-            f"{imports_of(scenario, compare_merges='mktsim.explore.questions')}\n\n"
-            f"scenario = {code_of(scenario)}\n"
-            f"compared = compare_merges(scenario.statement, scenario.params, scenario, seed={values['seed']})\n"
-            "compared.explanation"
-        )
 
 
 def _params(typed: str) -> tuple[Any, ...]:

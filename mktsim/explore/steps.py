@@ -6,15 +6,17 @@ from functools import partial
 from typing import Any, Final
 
 from mktsim.errors import InvalidArgumentError
-from mktsim.explore.background import Slices
 from mktsim.explore.base import Explorer
 from mktsim.explore.controls import choice, number, seed_box, whole
-from mktsim.explore.drawing import counted, paragraph, table
-from mktsim.explore.pasting import code_of, imports_of
-from mktsim.explore.questions import SERVICES, Replay, replay
+from mktsim.explore.drawing import note, paragraph, table
+from mktsim.explore.pasting import Call
 from mktsim.sim import Exponential, World
 from mktsim.sim.events import scatters
 from mktsim.sim.simulation import Program
+from mktsim.study.captions import caption_of, counted
+from mktsim.study.distributions import SERVICES
+from mktsim.study.questions import Replay, replay
+from mktsim.study.scenario import Scenario
 
 _SHOWN: Final = 12
 
@@ -101,42 +103,34 @@ class Stepper(Explorer):
             service=SERVICES[values["service"]](values["mean_ms"]), window=values.get("window") or None,
         )  # fmt: skip
 
-    def work(self, values: dict[str, Any]) -> Slices:
-        """See :meth:`Explorer.work`."""
-        program = self._program
+    def call(self, values: dict[str, Any]) -> Call:
+        """See :meth:`Explorer.call`."""
+        name, program, known = "program", self._program, {}
         if program is None:
             program = partial(scatters, leaves=values["leaves"], requests=range(values["requests"]))
-        return replay(program, self._world(values), moments=values["moments"], seed=values["seed"])
+        else:
+            name, line = _named(program)
+            known = {name: line}
+        options = {"moments": values["moments"], "seed": values["seed"]}
+        return Call(replay, {name: program, "world": self._world(values)}, options, known)
+
+    def caption(self, values: dict[str, Any], answer: Replay) -> str:
+        """See :meth:`Explorer.caption`."""
+        what = "a program of your own" if self._program is not None else counted(values["requests"], "request")
+        world = self._world(values)
+        return caption_of(
+            Scenario(vendors=values.get("leaves", 1), world=world), kind="simulated",
+            n=f"{counted(answer.moments, 'moment')} of 1 run of {what}", seed=values["seed"],
+            fleet=self._program is None,
+        )  # fmt: skip
 
     def draw(self, values: dict[str, Any], answer: Replay) -> str:
         """See :meth:`Explorer.draw`."""
-        log = answer.log
-        counts = ", ".join(f"{count:,} {what}" for what, count in log["what"].value_counts(sort=False).items())
-        state = "the end" if answer.done else "under way"
-        text = (
-            f"{answer.now_ms:.3f} ms, {state}: {counted(answer.moments, 'moment')}, {counted(len(log), 'step')} "
-            f"({counts or 'none yet'})"
-        )
-        recent = log.tail(_SHOWN)[["time_ms", "what", "request", "attempt", "source", "target"]]
-        recent = recent.assign(time_ms=recent["time_ms"].map("{:.3f}".format))
-        title = f"event log, the last {len(recent)} of {len(log):,}" if len(log) > _SHOWN else "event log"
-        return paragraph(text) + table(recent, title=title)
-
-    def config_of(self, values: dict[str, Any]) -> str:
-        """See :meth:`Explorer.config_of`."""
-        world = self._world(values)
-        imports = imports_of(world, finish="mktsim.explore.questions", replay="mktsim.explore.questions")
-        if self._program is None:
-            imports = f"from functools import partial\n\n{imports}\nfrom mktsim.sim.events import scatters"
-            made = f"program = partial(scatters, leaves={values['leaves']}, requests=range({values['requests']}))\n"
-            name = "program"
-        else:
-            name, known = _named(self._program)
-            imports, made = f"{imports}\n{known}", ""
-        return (
-            f"{imports}\n\nworld = {code_of(world)}\n{made}"
-            f"finish(replay({name}, world, moments={values['moments']}, seed={values['seed']})).log"
-        )
+        recent = answer.last(_SHOWN)
+        title = "event log" if len(recent) == len(answer.log) else (
+            f"event log, the last {len(recent)} of {len(answer.log):,}"
+        )  # fmt: skip
+        return paragraph(answer.in_words()) + table(recent, title=title) + note(self.caption(values, answer))
 
 
 def _named(program: Program) -> tuple[str, str]:

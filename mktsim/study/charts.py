@@ -13,6 +13,7 @@ It computes no statistic: what is drawn is what stands in the table (`mktsim.stu
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from io import BytesIO
@@ -24,8 +25,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from mktsim.errors import InvalidArgumentError
@@ -44,6 +49,17 @@ Styles = dict[tuple[str, str], dict[str, Any]]
 def plain_number(value: float, _position: int | None = None) -> str:
     """Write a number without powers of ten.
 
+    Parameters
+    ----------
+    value : float
+        The number.
+    _position : int, optional
+        Of a tick; matplotlib's formatters are told it, and it is of no use here.
+
+    Returns
+    -------
+    str
+
     Examples
     --------
     >>> plain_number(1e6), plain_number(0.05)
@@ -53,14 +69,55 @@ def plain_number(value: float, _position: int | None = None) -> str:
 
 
 def new_axes(count: int = 1, *, width: float = 7.0, height: float = 4.6) -> list[Axes]:
-    """Return Axes side by side on a new figure that needs no window."""
+    """Return Axes side by side on a new figure that needs no window.
+
+    Parameters
+    ----------
+    count : int
+        How many.
+    width, height : float
+        Of the figure, in inches; several share a figure three quarters as wide as so many alone.
+
+    Returns
+    -------
+    list of Axes
+        From left to right.
+
+    Examples
+    --------
+    >>> left, right = new_axes(2)
+    >>> left.figure is right.figure, left.figure.get_size_inches().tolist()
+    (True, [10.5, 4.6])
+    """
     figure = Figure(figsize=(width * (1 if count == 1 else 0.75 * count), height), layout="constrained", dpi=_DPI)
     FigureCanvasAgg(figure)
     return [figure.add_subplot(1, count, place + 1) for place in range(count)]
 
 
 def series_styles(frame: pd.DataFrame) -> Styles:
-    """Give each series of a table its look, the same in every chart that is handed the result."""
+    """Give each series of a table its look, the same in every chart that is handed the result.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Columns ``series`` and ``kind``: measured, simulated or analytic.
+
+    Returns
+    -------
+    dict of (str, str) to dict
+        Series and kind to what ``Axes.plot`` takes.
+
+    Examples
+    --------
+    What was measured is a full line, what was simulated a broken one, what is computed has no markers.
+
+    >>> frame = pd.DataFrame({"series": ["flat", "flat", "law"], "kind": ["measured", "simulated", "analytic"]})
+    >>> for (series, kind), style in series_styles(frame).items():
+    ...     print(series, kind, style["linestyle"], style.get("marker"))
+    flat measured - o
+    flat simulated -- s
+    law analytic : None
+    """
     styles: Styles = {}
     for series, kind in frame[["series", "kind"]].drop_duplicates().itertuples(index=False):
         alike = sum(other == kind for _, other in styles)
@@ -86,10 +143,22 @@ def line_chart(
     styles : optional
         From :func:`series_styles`, where several charts share them.
 
+    Returns
+    -------
+    Axes
+
     Raises
     ------
     InvalidArgumentError
         A column is missing, or there is no point.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"series": "flat", "kind": "simulated", "x": [100, 10], "estimate": [20.0, 5.0],
+    ...                       "low": [19.0, 4.5], "high": [21.0, 5.5]})
+    >>> axes = line_chart(frame, x_label="vendors", y_label="p50 of the sojourn time, ms")
+    >>> axes.get_legend_handles_labels()[1], axes.get_lines()[0].get_xdata().tolist(), axes.get_xscale()
+    (['simulated: flat'], [10, 100], 'log')
     """
     _check(frame, ("series", "kind", "x", "estimate", "low", "high"))
     axes = ax if ax is not None else new_axes()[0]
@@ -127,6 +196,22 @@ def share_chart(frame: pd.DataFrame, *, title: str = "", ax: Axes | None = None)
     title : str
     ax : Axes, optional
         Where to draw; on a new figure when absent.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    InvalidArgumentError
+        A column is missing, or there is no row.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"series": "naive", "kind": "measured", "group": ["AVG", "COUNT"], "estimate": [0.1, 1.0],
+    ...                       "low": [0.05, 0.97], "high": [0.2, 1.0], "n": 100})
+    >>> [label.get_text() for label in share_chart(frame).get_yticklabels()]
+    ['AVG  (n = 100)', 'COUNT  (n = 100)']
     """
     _check(frame, ("series", "kind", "group", "estimate", "low", "high", "n"))
     groups = list(dict.fromkeys(frame["group"]))
@@ -160,6 +245,19 @@ def law_lines(frame: pd.DataFrame, *, by: str, label: str, ax: Axes) -> None:
     by, label : str
     ax : Axes
         Of :func:`line_chart`.
+
+    Raises
+    ------
+    InvalidArgumentError
+        A column is missing, or there is no row.
+
+    Examples
+    --------
+    >>> ax = new_axes()[0]
+    >>> laws = pd.DataFrame({"statistic": ["p50", "p50", "p99", "p99"], "x": [1, 2, 1, 2], "estimate": [1, 2, 3, 4]})
+    >>> law_lines(laws, by="statistic", label="analytic: F(t)^n", ax=ax)
+    >>> len(ax.get_lines()), {line.get_linestyle() for line in ax.get_lines()}
+    (2, {':'})
     """
     _check(frame, ("x", "estimate", by))
     for _, points in frame.groupby(by):
@@ -187,10 +285,22 @@ def dot_chart(
     ax : Axes, optional
         Where to draw; on a new figure when absent.
 
+    Returns
+    -------
+    Axes
+
     Raises
     ------
     InvalidArgumentError
         A column is missing, or there is no point.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"series": ["naive", "exact"], "estimate": [16.0, 24.0], "low": [15.0, 23.0]})
+    >>> frame = frame.assign(kind="measured", group="AVG", high=frame["estimate"] + 1)
+    >>> axes = dot_chart(frame, x_label="bytes a vendor", groups=["AVG"])
+    >>> axes.get_xlabel(), axes.get_legend_handles_labels()[1]
+    ('measured: bytes a vendor', ['naive', 'exact'])
     """
     _check(frame, ("series", "kind", "group", "estimate", "low", "high"))
     axes = ax if ax is not None else new_axes(height=1.6 + 0.34 * len(groups))[0]
@@ -220,7 +330,22 @@ def dot_chart(
 
 
 def same_range(axes: Sequence[Axes]) -> None:
-    """Give Axes side by side the same range upwards, so that heights can be compared."""
+    """Give Axes side by side the same range upwards, so that heights can be compared.
+
+    Parameters
+    ----------
+    axes : sequence of Axes
+        That are to be compared.
+
+    Examples
+    --------
+    >>> left, right = axes = new_axes(2)
+    >>> left.set_ylim(1, 20), right.set_ylim(5, 100)
+    ((1.0, 20.0), (5.0, 100.0))
+    >>> same_range(axes)
+    >>> left.get_ylim() == right.get_ylim() == (1.0, 100.0)
+    True
+    """
     low, high = min(each.get_ylim()[0] for each in axes), max(each.get_ylim()[1] for each in axes)
     for each in axes:
         each.set_ylim(low, high)
@@ -236,12 +361,21 @@ def annotate(axes: Sequence[Axes], *, title: str, caption: str) -> None:
     title : str
     caption : str
         What a reader needs to judge the figure: n, seed, preset, machine.
+
+    Examples
+    --------
+    >>> axes = new_axes()
+    >>> _ = axes[0].plot([10, 100], [5, 20], label="simulated: flat")
+    >>> annotate(axes, title="How wide?", caption="n = 1,000 requests, seed 1, preset same-zone")
+    >>> [text.get_text() for text in axes[0].figure.legends[0].get_texts()]
+    ['simulated: flat']
     """
     figure = axes[0].figure
     assert isinstance(figure, Figure), "annotate takes the Axes of a whole figure"
     labels: dict[str, Any] = {}
     for each in axes:
-        labels.update(zip(*reversed(each.get_legend_handles_labels()), strict=True))
+        handles, names = _legend_of(each)
+        labels.update(zip(names, handles, strict=True))
     figure.suptitle(title, fontsize=11, x=0.01, ha="left", fontweight="bold")
     width, height = figure.get_size_inches()
     text = fill(caption, int(width * 18.5))
@@ -258,17 +392,128 @@ def annotate(axes: Sequence[Axes], *, title: str, caption: str) -> None:
         engine.set(rect=(0, lift, 1, 1 - lift))
 
 
+#: Where a legend's entries are kept that are no artists of the Axes.
+_ENTRIES: Final = "_mktsim_entries"
+
+
+def _legend_later(axes: Axes, entries: dict[str, Any]) -> None:
+    setattr(axes, _ENTRIES, entries)
+
+
+def _legend_of(axes: Axes) -> tuple[list[Any], list[str]]:
+    """Return handles and labels: those that were put down by a chart, or those of the artists."""
+    entries: dict[str, Any] | None = getattr(axes, _ENTRIES, None)
+    if entries is not None:
+        return list(entries.values()), list(entries)
+    return axes.get_legend_handles_labels()
+
+
+#: The key of a PNG's text chunk that holds the :func:`fingerprint` of what is drawn.
+FINGERPRINT_KEY: Final = "mktsim-fingerprint"
+
+
+def fingerprint(axes: Axes) -> str:
+    """Return a digest of what the figure of some Axes shows: texts, bars, lines and their looks, numbers to 6 digits.
+
+    Two pictures of one fingerprint show the same, whatever fonts and versions drew them: so a picture that was kept
+    can be compared with what the code draws today.
+
+    Parameters
+    ----------
+    axes : Axes
+        Of the figure; of several, any.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+
+    Examples
+    --------
+    >>> one, other = new_axes()[0], new_axes()[0]
+    >>> fingerprint(one) == fingerprint(other)
+    True
+    >>> _ = other.plot([1, 2], [3, 4])
+    >>> fingerprint(one) == fingerprint(other)
+    False
+    """
+    lines: list[str] = []
+    # Ticks stand where limits and locators put them when a figure is drawn; of them only names that a chart gave count.
+    ticks: set[int] = set()
+    for axis in (axis for each in axes.figure.axes for axis in (each.xaxis, each.yaxis)):
+        lines.append(f"ticks {list(getattr(axis.get_major_formatter(), 'seq', ()))}")
+        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+            ticks |= {id(part) for part in tick.get_children()}
+    for artist in axes.figure.findobj():
+        told: list[Any] = []
+        if id(artist) in ticks:
+            continue
+        if isinstance(artist, Text):
+            told = [artist.get_text()] if artist.get_text() else []
+        elif isinstance(artist, Rectangle):
+            told = [artist.get_x(), artist.get_y(), artist.get_width(), artist.get_height(), artist.get_hatch()]
+            told += [to_hex(artist.get_facecolor(), keep_alpha=True)]
+        elif isinstance(artist, Line2D):
+            told = [*np.ravel(artist.get_xydata()), artist.get_linestyle(), artist.get_marker()]
+            told += [to_hex(artist.get_color(), keep_alpha=True)]
+        elif isinstance(artist, Axes):
+            told = [*artist.get_xlim(), *artist.get_ylim()]
+        if told:
+            words = [f"{one:.6g}" if isinstance(one, float | np.floating) else str(one) for one in told]
+            lines.append(type(artist).__name__ + "|".join(words))
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
 def png(axes: Axes) -> bytes:
-    """Return the figure of some Axes as PNG."""
+    """Return the figure of some Axes as PNG, with its :func:`fingerprint` in it.
+
+    Parameters
+    ----------
+    axes : Axes
+        Of the figure; of several, any.
+
+    Returns
+    -------
+    bytes
+        The whole file.
+
+    Examples
+    --------
+    >>> png(new_axes(width=2, height=1)[0])[1:4]
+    b'PNG'
+    """
     buffer = BytesIO()
     figure = axes.figure
     assert isinstance(figure, Figure), "a part of a figure cannot be saved"
-    figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": "mktsim"})
+    about = {"Software": "mktsim", FINGERPRINT_KEY: fingerprint(axes)}
+    figure.savefig(buffer, format="png", dpi=_DPI, metadata=about)
     return buffer.getvalue()
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that appears whole or not at all."""
+    """Write a file that appears whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        The file; its folder must be there. One of that name is replaced.
+    data : bytes
+        What it shall hold.
+
+    Raises
+    ------
+    OSError
+        It cannot be written; what was there is as it was.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     write_whole(Path(folder) / "chart.png", b"first")
+    ...     write_whole(Path(folder) / "chart.png", b"second")
+    ...     [(file.name, file.read_bytes()) for file in Path(folder).iterdir()]
+    [('chart.png', b'second')]
+    """
     draft = path.with_name(f".{path.name}.draft-{os.getpid()}")
     try:
         draft.write_bytes(data)
@@ -318,9 +563,12 @@ _PASSAGES: Final = (
     ("waits_ms", "sent_ms", "waits for a connection", "#FFFFFF", ""),
     ("sent_ms", "arrived_ms", "way out", "#56B4E9", ""),
     ("arrived_ms", "served_ms", "at the vendor", "#0072B2", ""),
-    ("served_ms", "back_ms", "below it, and way back", "#E6E6E6", "...."),
+    ("served_ms", "back_ms", "way back", "#E6E6E6", "...."),
     ("back_ms", "end_ms", "taken in", "#000000", ""),
 )
+_COPY_HATCH: Final = "////"
+#: How far a waterfall goes on behind the answer, as a share of the time until then.
+_PAST_THE_ANSWER: Final = 0.06
 
 
 def waterfall_chart(
@@ -329,8 +577,10 @@ def waterfall_chart(
 ) -> Axes:  # fmt: skip
     """Draw one simulated request: a bar a call, from its departure until its answer was taken in.
 
-    Second copies (hedges, retries) are hatched; a cross ends what was cancelled, lost or failed; the stragglers carry
-    their rank, 1 for the call that ended last.
+    A vendor's calls stand below each other, and the vendors in the order in which they had answered: the last one is
+    whom the request waited for, and the stragglers carry their rank, 1 for this one. Second copies (hedges, retries)
+    are thinner and hatched; a cross ends what was cancelled, lost or failed; what nobody waited for any more is pale.
+    The axis ends a little after the answer: an arrow and the time tell of calls that go on.
 
     Parameters
     ----------
@@ -340,9 +590,9 @@ def waterfall_chart(
     caption : str
         What a reader needs to judge it: n, seed, preset; below the figure, which is then given a legend too.
     most : int
-        Calls to draw: of more, those that ended last.
+        Vendors to draw: of more, those that had answered last.
     end_ms : float, optional
-        When the request had what it waited for, which a line marks: what ends later, nobody waited for.
+        When the request had what it waited for, which a line marks.
     ax : Axes, optional
         Where to draw; on a new figure when absent.
 
@@ -353,7 +603,7 @@ def waterfall_chart(
     Raises
     ------
     InvalidArgumentError
-        A column is missing, there is no call, or `most` is no number of calls.
+        A column is missing, there is no call, or `most` is no number of vendors.
 
     Examples
     --------
@@ -365,47 +615,226 @@ def waterfall_chart(
     'simulated time, ms'
     """
     times = [column for passage in _PASSAGES for column in passage[:2]]
-    _check(frame, ("call", "attempt", "target", *dict.fromkeys(times), "outcome", "rank", "straggler"))
+    steps = list(dict.fromkeys(times))
+    _check(frame, ("call", "attempt", "source", "target", *steps, "outcome", "straggler"))
     if not isinstance(most, int) or isinstance(most, bool) or most < 1:
         raise InvalidArgumentError(f"most must be a whole number of at least 1, not {most!r:.80}")
-    shown = frame[frame["rank"] <= most].sort_values("call")
-    axes = ax if ax is not None else new_axes(height=1.8 + 0.22 * len(shown))[0]
-    labelled: set[str] = set()
+    shown, vendors, ranks = _beside_each_other(frame, most)
+    known = shown["counted_ms"].replace(np.inf, np.nan)
+    answered_ms = end_ms if end_ms is not None else known.max()
+    last_ms = shown[steps].max().max()
+    edge_ms = last_ms if answered_ms != answered_ms else max(answered_ms, known.max())
+    clipped = last_ms > edge_ms * (1 + _PAST_THE_ANSWER)
+    axes = ax if ax is not None else new_axes(height=1.9 + 0.2 * len(shown))[0]
+    inner = shown["target"].str.contains("aggregator").any()
+    drawn: dict[str, Any] = {}
     for y, (_, call) in enumerate(shown.iterrows()):
         again = call["attempt"] > 0
+        late = call["end_ms"] > call["counted_ms"] or (answered_ms == answered_ms and call["end_ms"] > answered_ms)
+        look: dict[str, Any] = {"edgecolor": "#777777", "linewidth": 0.6, "alpha": 0.4 if late else 1.0}
         for begin, end, name, color, hatch in _PASSAGES:
             if call[end] > call[begin]:  # False where one is unknown.
                 axes.barh(
-                    y, call[end] - call[begin], left=call[begin], height=0.5 if again else 0.8, color=color,
-                    edgecolor="#777777", linewidth=0.6, hatch="////" if again and not hatch else hatch,
-                    label=None if name in labelled else f"simulated: {name}",
+                    y, call[end] - call[begin], left=call[begin], height=0.55 if again else 0.8, color=color,
+                    hatch=_COPY_HATCH if again and not hatch else hatch, **look,
                 )  # fmt: skip
-                labelled.add(name)
-        known = [ms for ms in call[list(dict.fromkeys(times))] if ms == ms]
-        last = max(known)
+                told = "below it, then way back" if inner and name == "way back" else name
+                drawn[told] = Patch(facecolor=color, hatch=hatch, edgecolor="#777777")
+        if again:
+            drawn["second copy"] = Patch(facecolor="white", hatch=_COPY_HATCH, edgecolor="#777777")
+        if late:
+            drawn["nobody waits for it: pale"] = Patch(facecolor="#0072B2", alpha=0.4, edgecolor="#777777")
+        ends = [ms for ms in call[steps] if ms == ms]
+        last = max(ends)
+        style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7, "va": "center"}
         if call["outcome"] != "taken in":
-            axes.plot([max((ms for ms in known if ms < last), default=last), last], [y, y], color="#777777", lw=1)
-            label = None if "x" in labelled else "cancelled, lost or failed"
-            axes.plot(last, y, marker="x", color="#000000", ls="none", ms=6, label=label)
-            labelled.add("x")
-        elif call["straggler"]:
-            style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7, "va": "center"}
-            axes.annotate(f"{call['rank']}", (last, y), xytext=(4, 0), **style)
+            axes.plot([max((ms for ms in ends if ms < last), default=last), last], [y, y], color="#777777", lw=1)
+            [drawn["cancelled, lost or failed"]] = axes.plot(last, y, marker="x", color="#000000", ls="none", ms=6)
+        elif call["end_ms"] == call["counted_ms"] and call["call"] in ranks:
+            axes.annotate(f"{ranks[call['call']]}", (last, y), xytext=(4, 0), fontweight="bold", **style)
+        if clipped and last > edge_ms * (1 + _PAST_THE_ANSWER):
+            where = (1.0, y)
+            axes.annotate(f"\u2192 {last:.1f}", where, xycoords=axes.get_yaxis_transform(), xytext=(3, 0), **style)
     if end_ms is not None:
-        axes.axvline(end_ms, color=PALETTE[1], ls=":", lw=2, label="simulated: the request is answered")
-    names = [f"{call.target}{', second copy' if call.attempt else ''}" for call in shown.itertuples()]
-    axes.set_yticks(range(len(shown)), names)
+        drawn["the request is answered"] = axes.axvline(end_ms, color=PALETTE[1], ls=":", lw=2)
+    axes.set_yticks(
+        range(len(shown)), [_caller_name(*one) for one in zip(shown["target"], shown["attempt"], strict=True)]
+    )
     axes.set_ylim(len(shown) - 0.4, -0.6)
+    if clipped:
+        axes.set_xlim(0, edge_ms * (1 + _PAST_THE_ANSWER))
+    else:
+        axes.set_xlim(0)
+    for place in np.flatnonzero(shown["vendor"].to_numpy()[1:] != shown["vendor"].to_numpy()[:-1]):
+        axes.axhline(place + 0.5, color="#DDDDDD", lw=0.5, zorder=0)
     axes.set_xlabel("simulated time, ms")
-    if len(shown) < len(frame):
-        title = f"{title} ({len(shown)} of {len(frame):,} calls, the last to end)".lstrip()
+    if shown["vendor"].nunique() < vendors:
+        title = f"{title} ({shown['vendor'].nunique()} of {vendors:,} vendors, the last to be answered)".lstrip()
     _dress(axes, title)
+    axes.grid(False, axis="y")
     axes.tick_params(axis="y", labelsize=7)
+    _legend_later(axes, {f"simulated: {name}": handle for name, handle in drawn.items()})
     if caption:
         annotate([axes], title="", caption=caption)
     else:
-        axes.legend(fontsize=7, frameon=False, loc="best")
+        axes.legend(*_legend_of(axes), fontsize=7, frameon=False, loc="best")
     return axes
+
+
+def _beside_each_other(frame: pd.DataFrame, most: int) -> tuple[pd.DataFrame, int, dict[float, int]]:
+    """Order calls by when their vendor had answered, a vendor's by when they left; rank the answers that counted.
+
+    A vendor has answered with the first of its calls that is taken in; one that never does stands last.
+    """
+    calls = frame.assign(vendor=frame["source"] + " " + frame["target"])
+    taken = calls["end_ms"].where(calls["outcome"] == "taken in", np.inf).fillna(np.inf)
+    calls["counted_ms"] = taken.groupby(calls["vendor"]).transform("min")
+    first = calls.groupby("vendor")["call"].transform("min")
+    calls = calls.assign(first=first).sort_values(["counted_ms", "first", "call"], ignore_index=True)
+    order = list(dict.fromkeys(calls["vendor"]))
+    counted = calls[(calls["end_ms"] == calls["counted_ms"]) & (calls["outcome"] == "taken in")]
+    last = counted.drop_duplicates("vendor").tail(int(frame["straggler"].sum()))
+    ranks = {call: len(last) - place for place, call in enumerate(last["call"])}
+    return calls[calls["vendor"].isin(order[-most:])].reset_index(drop=True), len(order), ranks
+
+
+def _caller_name(target: str, attempt: int) -> str:
+    """Name whom a call goes to: a vendor, or an inner node by its address."""
+    kind, _, name = target.partition("/")
+    known = {"leaf": f"vendor {name}", "vendor": name}.get(kind, target)
+    return known if not attempt else "second copy" if attempt == 1 else f"copy {attempt + 1}"
+
+
+def ring_change_chart(
+    shards: pd.DataFrame, *, turn: Any, moved: Any, caption: str = "", title: str = "",
+) -> list[Axes]:  # fmt: skip
+    """Draw what a change of shards does: vendors a shard before and now, and who moved on the ring.
+
+    Parameters
+    ----------
+    shards : DataFrame
+        Columns ``shard``, ``before``, ``stayed``, ``in``: vendors, one row a shard.
+    turn : array_like of float
+        Each vendor's place on the ring, from 0 to 1.
+    moved : array_like of bool
+        Whether it changed its shard.
+    caption : str
+    title : str
+
+    Returns
+    -------
+    list of Axes
+        The bars, and the ring.
+
+    Raises
+    ------
+    InvalidArgumentError
+        A column is missing, or there is no shard.
+
+    Examples
+    --------
+    A third shard has taken two of six vendors from the two that were there.
+
+    >>> shards = pd.DataFrame({"shard": ["s0", "s1", "s2"], "before": [3, 3, 0], "stayed": [2, 2, 0], "in": [0, 0, 2]})
+    >>> bars, ring = ring_change_chart(shards, turn=[0, 0.1, 0.3, 0.5, 0.7, 0.9], moved=[0, 1, 0, 0, 0, 1])
+    >>> bars.get_legend_handles_labels()[1]
+    ['measured: before', 'measured: now, stayed', 'measured: now, moved here']
+    """
+    _check(shards, ("shard", "before", "stayed", "in"))
+    figure = Figure(figsize=(7.6, 4.4), layout="constrained", dpi=_DPI)
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(1, 2, width_ratios=[2.4, 1])
+    axes, circle = figure.add_subplot(grid[0]), figure.add_subplot(grid[1], projection="polar")
+    at = np.arange(len(shards))
+    edge: dict[str, Any] = {"edgecolor": "#555555", "linewidth": 0.6}
+    axes.bar(at - 0.2, shards["before"], 0.38, color="white", label="measured: before", **edge)
+    axes.bar(at + 0.2, shards["stayed"], 0.38, color=PALETTE[0], label="measured: now, stayed", **edge)
+    axes.bar(
+        at + 0.2, shards["in"], 0.38, bottom=shards["stayed"], color=PALETTE[5], hatch="///",
+        label="measured: now, moved here", **edge,
+    )  # fmt: skip
+    axes.set_xticks(at, [str(name).removeprefix("shard-") for name in shards["shard"]])
+    axes.set(xlabel="shard", ylabel="vendors")
+    _dress(axes, title)
+    axes.grid(False, axis="x")
+    angle, gone = 2 * np.pi * np.asarray(turn, float), np.asarray(moved, bool)
+    circle.plot(
+        angle[~gone], np.ones((~gone).sum()), ".", color="#777777", ms=2, label="measured: a vendor that stayed",
+    )  # fmt: skip
+    ends = np.repeat(angle[gone], 3), np.tile([1.05, 1.25, np.nan], gone.sum())
+    circle.plot(*ends, color=PALETTE[1], lw=1, label="measured: a vendor that moved")
+    circle.set(rmax=1.3, yticks=[], xticks=[])
+    circle.set_title("places on the ring", fontsize=8)
+    circle.grid(False)
+    circle.spines["polar"].set_visible(False)
+    annotate([axes, circle], title="", caption=caption)
+    return [axes, circle]
+
+
+_FAULT_LINES: Final = {"crash": "-", "slow_disk": ":", "partition": "--"}
+
+
+def ride_chart(frame: pd.DataFrame, *, faults: Sequence[Any] = (), caption: str = "") -> list[Axes]:
+    """Draw a run of requests while faults come and go: who answered, above how long it took.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Of :func:`mktsim.study.questions.ride.ride_through`.
+    faults : sequence of Fault
+        The schedule: each is shaded while it holds, a line and its name at its begin.
+    caption : str
+
+    Returns
+    -------
+    list of Axes
+        Coverage and sojourn time, with one axis of simulated time in seconds.
+
+    Raises
+    ------
+    InvalidArgumentError
+        A column is missing, or there is no request.
+
+    Examples
+    --------
+    >>> from mktsim.sim import Crash
+    >>> frame = pd.DataFrame({"start_ms": [0, 100, 200], "covered_percent": [100, 90, 100]})
+    >>> crash = Crash(targets="vendor/acme", start_ms=80, end_ms=150)
+    >>> above, below = ride_chart(frame.assign(sojourn_time_ms=[5, 50, 5]), faults=[crash])
+    >>> [text.get_text() for text in above.texts], below.get_xlabel()
+    (['crash acme'], 'simulated time, s')
+    """
+    _check(frame, ("start_ms", "covered_percent", "sojourn_time_ms"))
+    figure = Figure(figsize=(7.0, 4.6), layout="constrained", dpi=_DPI)
+    FigureCanvasAgg(figure)
+    top, below = panels = list(figure.subplots(2, 1, sharex=True))
+    at_s = frame["start_ms"] / 1e3
+    top.step(at_s, frame["covered_percent"], where="post", color=PALETTE[0], lw=1.4)
+    top.plot(
+        at_s, frame["covered_percent"], "s", color=PALETTE[0], ms=3.5, label="simulated: vendors that answered",
+    )  # fmt: skip
+    top.set(ylim=(-4, 104), ylabel="vendors that\nanswered, %")
+    below.plot(
+        at_s, frame["sojourn_time_ms"], "o", color=PALETTE[1], ms=3.5, mfc="white", label="simulated: sojourn time",
+    )  # fmt: skip
+    below.set(yscale="symlog", ylabel="sojourn time, ms", xlabel="simulated time, s")
+    below.set_yticks([0, 1, 3, 10, 30, 100, 300], ["0", "1", "3", "10", "30", "100", "300"])
+    below.set_ylim(0, max(30.0, 1.3 * float(frame["sojourn_time_ms"].max())))
+    end_s = float(at_s.max() + (at_s.iloc[1] - at_s.iloc[0] if len(at_s) > 1 else 1.0))
+    for fault in faults:
+        begin_s, until_s = fault.start_ms / 1e3, min(fault.end_ms / 1e3, end_s)
+        for axes in panels:
+            axes.axvspan(begin_s, until_s, color="#777777", alpha=0.12, lw=0, label="simulated: a fault holds")
+            axes.axvline(begin_s, color="#000000", lw=1, ls=_FAULT_LINES.get(fault.kind, "-."))
+        name = fault.targets.rpartition("/")[2]
+        top.annotate(
+            f"{fault.kind.replace('_', ' ')} {name}", (begin_s, 0), xytext=(3, 2), textcoords="offset points",
+            fontsize=6.5, rotation=90,
+        )  # fmt: skip
+    for axes in panels:
+        _dress(axes, "")
+    annotate(panels, title="", caption=caption)
+    return panels
 
 
 def fanout_width_chart(frame: pd.DataFrame) -> list[Axes]:
@@ -420,6 +849,21 @@ def fanout_width_chart(frame: pd.DataFrame) -> list[Axes]:
     -------
     list of Axes
         Left the p99 where it is known, flat and by the fastest width; right the p50 by width.
+
+    Raises
+    ------
+    InvalidArgumentError
+        A column is missing, or there is no point.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"series": ["flat", "flat", "width 8", "width 8", "width 32", "width 32"],
+    ...                       "x": [100, 1_000, 100, 1_000, 100, 1_000], "estimate": [20, 160, 25, 40, 22, 45]})
+    >>> frame = frame.assign(kind="simulated", statistic="p99", low=np.nan, high=np.nan)
+    >>> left, right = fanout_width_chart(frame)
+    >>> fastest = left.get_lines()[1]
+    >>> fastest.get_label(), fastest.get_ydata().tolist()
+    ('simulated: tree of the fastest width', [22, 40])
     """
     _check(frame, ("series", "kind", "x", "statistic", "estimate", "low", "high"))
     left, right = new_axes(2, height=4.9)
@@ -456,6 +900,24 @@ def warm_up_chart(values: Any, *, title: str = "", ax: Axes | None = None) -> Ax
     title : str
     ax : Axes, optional
         Where to draw; on a new figure when absent.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    InvalidArgumentError
+        There are fewer than 20 observations, or one is not finite.
+
+    Examples
+    --------
+    A queue that begins empty: the first hundred requests of a thousand are too fast.
+
+    >>> u = np.random.default_rng(1).uniform(size=1_000)
+    >>> axes = warm_up_chart(10 * np.minimum(1, np.arange(1_000) / 100) + u)
+    >>> [label for label in axes.get_legend_handles_labels()[1] if "warm-up" in label]
+    ['warm-up by MSER-5: 100 observations']
     """
     from mktsim.study.statistics import mser5, mser5_statistic
 
@@ -491,6 +953,21 @@ def live_vs_simulated_chart(frame: pd.DataFrame) -> list[Axes]:
     -------
     list of Axes
         Measured and simulated are drawn side by side, a little off the size that both have.
+
+    Raises
+    ------
+    InvalidArgumentError
+        A column is missing, or there is no row.
+
+    Examples
+    --------
+    >>> sizes = {"study": ["calibration", "calibration", "live", "live"], "x": [100, 100, 500, 500]}
+    >>> sizes |= {"kind": ["measured", "simulated"] * 2, "estimate": [2.5, 2.4, 10.6, 10.4]}
+    >>> frame = pd.DataFrame(sizes).assign(series="top-k", group="one at a time", low=np.nan, high=np.nan)
+    >>> frame = pd.concat([frame.assign(statistic=statistic) for statistic in ("p50", "p99")])
+    >>> above, below = live_vs_simulated_chart(frame)
+    >>> above.get_title(loc="left"), [text.get_text().strip() for text in above.texts]
+    ('p50, one at a time', ['fitted', 'foretold'])
     """
     _check(frame, ("study", "series", "kind", "x", "group", "statistic", "estimate", "low", "high"))
     shown = frame[frame["statistic"].isin(["p50", "p99"])]
@@ -541,6 +1018,23 @@ def hedging_charts(frame: pd.DataFrame) -> dict[str, list[Axes]]:
     dict of str to list of Axes
         ``hedging``: p50, p99 and p99.9 of plain hedges against the delay, a panel for each number of leaves.
         ``hedging-load``: the p99 of plain and tied hedges, and what copies cost, against the delay.
+
+    Raises
+    ------
+    InvalidArgumentError
+        A column is missing, or there is no row.
+
+    Examples
+    --------
+    >>> rows = [("no hedge", 0.0, "p99", 90.0, "simulated"), ("no hedge", 0.0, "p50", 40.0, "simulated")]
+    >>> for x, p50, p99 in ((1.0, 38.0, 60.0), (5.0, 35.0, 45.0)):
+    ...     rows += [("hedged", x, "p50", p50, kind) for kind in ("simulated", "analytic")]
+    ...     rows += [("hedged", x, "p99", p99, kind) for kind in ("simulated", "analytic")]
+    ...     rows += [("hedged", x, "extra work", x, kind) for kind in ("simulated", "analytic")]
+    >>> frame = pd.DataFrame(rows, columns=["series", "x", "statistic", "estimate", "kind"])
+    >>> charts = hedging_charts(frame.assign(group="100 leaves", low=frame["estimate"], high=frame["estimate"]))
+    >>> {name: [axes.get_title(loc="left") for axes in panels] for name, panels in charts.items()}
+    {'hedging': ['100 leaves'], 'hedging-load': ['p99, 100 leaves', 'What it costs']}
     """
     _check(frame, ("series", "kind", "x", "group", "statistic", "estimate", "low", "high"))
     label = "leaves unanswered after the delay, %"
@@ -599,6 +1093,20 @@ def partial_chart(frame: pd.DataFrame) -> list[Axes]:
     -------
     list of Axes
         Who is covered, by how much COUNT and AVG are off, and which rows of the top-10 are found.
+
+    Raises
+    ------
+    InvalidArgumentError
+        A column is missing, or there is no row.
+
+    Examples
+    --------
+    >>> shown = ("coverage", "error of COUNT", "error of AVG", "recall of top-10")
+    >>> rows = [(statistic, x, estimate) for statistic in shown for x, estimate in ((10.0, 50.0), (20.0, 90.0))]
+    >>> frame = pd.DataFrame(rows, columns=["statistic", "x", "estimate"])
+    >>> frame = frame.assign(series="deadline", kind="simulated", low=frame["estimate"], high=frame["estimate"])
+    >>> [axes.get_title(loc="left") for axes in partial_chart(frame)]
+    ['Vendors covered', 'COUNT', 'AVG', 'Top-10']
     """
     _check(frame, ("series", "kind", "x", "statistic", "estimate", "low", "high"))
     panels = {
@@ -634,6 +1142,24 @@ def merging_charts(frame: pd.DataFrame) -> dict[str, list[Axes]]:
     dict of str to list of Axes
         ``merging``: bytes and time of both merges by class of statement, over the largest fleet. ``merging-right``: how
         often each is right on random statements.
+
+    Raises
+    ------
+    InvalidArgumentError
+        A column is missing, or there is no row.
+
+    Examples
+    --------
+    What the naive merge gets wrong is marked where its bytes are shown.
+
+    >>> rows = [(f"{merge} merge", "AVG", statistic, estimate) for merge, right in (("naive", 0.0), ("exact", 1.0))
+    ...         for statistic, estimate in (("right", right), ("bytes a vendor", 20.0), ("time", 3.0))]
+    >>> rows += [("naive", "AVG", "share right", 0.1), ("exact", "AVG", "share right", 1.0)]
+    >>> frame = pd.DataFrame(rows, columns=["series", "group", "statistic", "estimate"])
+    >>> frame = frame.assign(kind="measured", x=100.0, low=frame["estimate"], high=frame["estimate"], n=100)
+    >>> charts = merging_charts(frame)
+    >>> [label.get_text() for label in charts["merging"][0].get_yticklabels()], len(charts["merging-right"])
+    (['AVG (naive: wrong)'], 1)
     """
     _check(frame, ("series", "kind", "x", "group", "statistic", "estimate", "low", "high", "n"))
     shares = frame[frame["statistic"] == "share right"]
@@ -666,6 +1192,20 @@ def isolation_chart(frame: pd.DataFrame) -> list[Axes]:
     -------
     list of Axes
         Bytes a vendor, and the time of a query by class of statement.
+
+    Raises
+    ------
+    InvalidArgumentError
+        A column is missing, or there is no row.
+
+    Examples
+    --------
+    >>> rows = [("bytes a vendor", "", "B", 1_000, 40_000.0), ("bytes a vendor", "", "B", 10_000, 38_000.0)]
+    >>> rows += [("time", "top-k", "ms", 1_000, 12.0), ("time", "top-k", "ms", 10_000, 110.0)]
+    >>> frame = pd.DataFrame(rows, columns=["statistic", "group", "unit", "x", "estimate"])
+    >>> frame = frame.assign(series="packed", kind="measured", low=np.nan, high=np.nan)
+    >>> [axes.get_title(loc="left") for axes in isolation_chart(frame)]
+    ['Bytes', 'Time: top-k']
     """
     _check(frame, ("series", "kind", "x", "group", "statistic", "estimate", "low", "high"))
     timed = frame[(frame["statistic"] == "time") & (frame["unit"] == "ms")]
@@ -693,6 +1233,22 @@ def pipelining_chart(frame: pd.DataFrame) -> list[Axes]:
     -------
     list of Axes
         The time against the mean round trip; the round trips and the bytes of each way.
+
+    Raises
+    ------
+    InvalidArgumentError
+        A column is missing, or no world has a distance.
+
+    Examples
+    --------
+    >>> rows = [(kind, preset, x, "time", 2 * x) for kind in ("simulated", "analytic")
+    ...         for preset, x in (("same-zone", 0.5), ("multi-region", 90.0))]
+    >>> rows += [("measured", "", np.nan, "round trips", 2.0), ("measured", "", np.nan, "bytes", 300.0)]
+    >>> frame = pd.DataFrame(rows, columns=["kind", "preset", "x", "statistic", "estimate"])
+    >>> frame = frame.assign(series="awaited one by one", low=frame["estimate"], high=frame["estimate"])
+    >>> axes = pipelining_chart(frame)
+    >>> [each.get_title(loc="left") for each in axes], [text.get_text() for text in axes[0].texts]
+    (['Time by distance', 'Round trips', 'Bytes'], ['same-zone', 'multi-region'])
     """
     _check(frame, ("series", "kind", "x", "statistic", "estimate", "low", "high", "preset"))
     left, *others = axes = new_axes(3, height=5.0, width=6.4)
