@@ -1,12 +1,15 @@
-"""The site's configuration: ``python -m sphinx -W -b html docs out/site``.
+"""The site's configuration: ``python -m sphinx -W -b html docs out/site``, or ``make site``.
 
-Pages are the texts in this folder, the public names of each room from their docstrings, and the notebooks as they are
-stored (they are executed by the tests, not here).
+Pages are the texts in this folder, README.md as the first one, the public names of each room from their docstrings, and
+the notebooks. These are stored without outputs: with MKTSIM_SITE_RUN=1, as ``make site`` has it, they are executed (at
+the size of MKTSIM_FAST=1, and again only when they change), so that the site has their charts and answers.
 """
 
 from __future__ import annotations
 
 import inspect
+import os
+import re
 import shutil
 from importlib import import_module
 from importlib.metadata import version as installed
@@ -16,6 +19,13 @@ from types import ModuleType
 HERE = Path(__file__).parent
 NOTEBOOKS = HERE / "_notebooks"
 REFERENCE = HERE / "_reference"
+PROJECT = HERE / "_project"
+#: Files outside this folder -> what they are on the site. README.md has no page of its own: index.md includes it.
+OUTSIDE = {
+    "README.md": "_project/README.txt",
+    "CONTRIBUTING.md": "_project/CONTRIBUTING.md",
+    "data/README.md": "_project/DATA.md",
+}
 #: Page -> title and the modules whose public names it has.
 ROOMS = {
     "market": ("The marketplace", ["mktsim.market"]),
@@ -45,7 +55,12 @@ html_theme = "furo"
 html_title = "mktsim"
 html_static_path = ["images"]
 default_role = "code"
-nb_execution_mode = "off"
+nb_execution_mode = "cache" if os.environ.get("MKTSIM_SITE_RUN") == "1" else "off"
+nb_execution_cache_path = str(HERE.parent / "out" / "notebook-cache")
+nb_execution_timeout = 300
+nb_execution_raise_on_error = True
+if nb_execution_mode == "cache":
+    os.environ["MKTSIM_FAST"] = "1"
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 autosummary_generate = True
@@ -63,6 +78,31 @@ def _copy_notebooks(_app: object) -> None:
     NOTEBOOKS.mkdir()
     for notebook in sorted((HERE.parent / "notebooks").glob("*.ipynb")):
         shutil.copy(notebook, NOTEBOOKS / notebook.name)
+
+
+def _copy_outside(_app: object) -> None:
+    """Bring the project's own pages below the source folder, and turn their links to where files are on the site."""
+    shutil.rmtree(PROJECT, ignore_errors=True)
+    PROJECT.mkdir()
+    for name, page in OUTSIDE.items():
+        folder = (HERE.parent / name).parent
+        reader = HERE if page.endswith(".txt") else PROJECT  # An included text is read where it is included.
+
+        def turned(link: re.Match[str], folder: Path = folder, reader: Path = reader) -> str:
+            target, anchor = link["target"], link["anchor"] or ""
+            if "://" in target:
+                return link[0]
+            found = (folder / target).resolve().relative_to(HERE.parent)
+            if str(found) in OUTSIDE:
+                place = HERE / OUTSIDE[str(found)]
+            elif found.parts[0] == "docs":
+                place = HERE.parent / found
+            else:
+                place = NOTEBOOKS / found.name
+            return f"]({os.path.relpath(place, reader)}{anchor})"
+
+        text = (HERE.parent / name).read_text("utf-8")
+        (HERE / page).write_text(re.sub(r"\]\((?P<target>[^)#\s]+)(?P<anchor>#[^)]*)?\)", turned, text), "utf-8")
 
 
 def _public(module: ModuleType) -> list[str]:
@@ -98,4 +138,5 @@ def _write_reference(_app: object) -> None:
 def setup(app: object) -> None:
     """Register what is done before the pages are read."""
     app.connect("builder-inited", _copy_notebooks)  # type: ignore[attr-defined]
+    app.connect("builder-inited", _copy_outside)  # type: ignore[attr-defined]
     app.connect("builder-inited", _write_reference)  # type: ignore[attr-defined]

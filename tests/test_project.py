@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+import asyncio
+import inspect
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
 import pytest
 
 import mktsim
+from mktsim import explore
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,17 +49,67 @@ def test_links_inside_the_project_lead_somewhere(path):
             assert (page.parent / target).exists(), f"{path}: {target}"
 
 
+def readme(language: str) -> list[str]:
+    """Return the blocks of code of the README in one language."""
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
 def test_the_readmes_programs_run(capsys, tmp_path, monkeypatch):
-    """A newcomer's first query and first simulation, as they stand in the README."""
+    """A newcomer's first query, script and first simulation, as they stand in the README."""
     monkeypatch.chdir(tmp_path)
-    programs = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(programs) == 3
+    programs = readme("python")
+    assert len(programs) == 4
     for program in programs:
-        exec(compile(program, "README.md", "exec"), {})
+        # As a cell of Jupyter and `python -m asyncio` do: `await` needs no function around it.
+        code = compile(program, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        names = {}
+        if code.co_flags & inspect.CO_COROUTINE:
+            asyncio.run(run_and_close(eval(code, names), names))
+        else:
+            exec(code, names)
     shown = capsys.readouterr().out
-    assert "[('electronics', 19.99, 1)]" in shown
-    assert "two-phase" in shown
+    assert re.search(r"lamp +45\.0 +1\nmouse +25\.0 +2\n", shown)
     assert shown.count("\n2\n") == 1
+    assert re.search(r"\d ms|\d, ", shown)
+
+
+async def run_and_close(program, names):
+    """Run a program whose marketplace stays open, as in a notebook."""
+    await program
+    await names["market"].close()
+
+
+def test_the_first_query_and_the_first_simulation_take_five_lines_at_most():
+    """A newcomer reads them in one look."""
+    first, _, simulation, _ = readme("python")
+    assert "query(" in first
+    assert "simulate(" in simulation
+    assert max(len(program.splitlines()) for program in (first, simulation)) <= 5
+
+
+def test_the_readmes_commands_can_be_parsed():
+    """Every `python -m mktsim ...` of the README and of the help is one that the parser takes."""
+    from mktsim import cli
+
+    text = (ROOT / "README.md").read_text() + cli._EXAMPLES + cli._STUDIES
+    found = re.findall(r"python -m mktsim( [^`\n|]*)?", re.sub(r" *\\\n +", " ", text))
+    assert len(found) >= 12
+    for command in found:
+        words = shlex.split(command.partition("  ")[0], comments=True)  # What follows two spaces says what it does.
+        if not words or words[0].startswith("-"):
+            words = ["study", "scaling", *words]
+        assert cli._parser().parse_args(["scaling" if word == "NAME" else word for word in words]).run
+    studies = set(re.findall(r"`([\w-]+)`", next(line for line in text.splitlines() if "one question" in line)))
+    assert {name for name in studies if name in cli._QUESTIONS} == set(cli._QUESTIONS) - {"validate"}
+
+
+def test_the_readme_names_the_explorers_and_presets_that_there_are():
+    """What it lists is the code's own list."""
+    text = (ROOT / "README.md").read_text()
+    listed = re.findall(r"explore\.(\w+)\(\)|(?<=[ ,])(\w+)\(\)", readme("python")[-1])
+    assert {a or b for a, b in listed} == set(explore.__all__) - {"Explorer", "load_ipython_extension"}
+    for preset in re.findall(r'preset="([^"]+)"', text):
+        assert (ROOT / "data" / "presets" / f"{preset}.toml").is_file()
 
 
 def test_no_path_of_a_machine_and_no_outputs_in_notebooks():

@@ -44,7 +44,30 @@ def _is_over() -> bool:
 
 
 def prepare(connection: Connection) -> None:
-    """Set a store's connection up: exact sums, and deadlines that interrupt statements. Pass it as ``setup=``."""
+    """Set a store's connection up: exact sums, and deadlines that interrupt statements. Pass it as ``setup=``.
+
+    Parameters
+    ----------
+    connection : Connection
+        Of this package's driver.
+
+    Examples
+    --------
+    A statement that would run for ever ends with its deadline.
+
+    >>> from time import monotonic
+    >>> from mktsim.sqlite import Error, connect
+    >>> connection = connect()
+    >>> prepare(connection)
+    >>> endless = "WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i FROM n) SELECT SUM(i) FROM n"
+    >>> with limited(monotonic, monotonic() + 0.01):
+    ...     try:
+    ...         connection.execute(endless).fetchall()
+    ...     except Error as error:
+    ...         print(type(error).__name__)
+    InterruptError
+    >>> connection.close()
+    """
     register(connection)
     connection.set_progress_handler(_is_over, _STEPS, id=_ID)
 

@@ -163,7 +163,10 @@ class _Worker:
             f"import sys, json; sys.path[:] = json.loads(sys.argv[1]); from {__name__} import _work; _work(sys.argv[2])"
         )
         command = [sys.executable, "-c", code, json.dumps(sys.path), json.dumps(call)]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        # A group of its own: Ctrl-C reaches this process alone, which then ends the others.
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, process_group=0
+        )
 
     def filled(self) -> int:
         """Wait until the next range is done, and return how many vendors were made of it."""

@@ -46,6 +46,24 @@ class GatherLimits:
         Bytes those rows may take in the gather's database.
     memory_bytes : int
         Past this size the database spills to a temporary file, which SQLite deletes.
+
+    Raises
+    ------
+    InvalidArgumentError
+        A limit is no whole number of at least 1.
+
+    Examples
+    --------
+    >>> from mktsim.errors import QueryTooLargeError
+    >>> from mktsim.sql import Planner, Schema
+    >>> plan = Planner(Schema(["CREATE TABLE products(name TEXT)"])).plan("SELECT name FROM products")
+    >>> engine = GatherEngine(limits=GatherLimits(max_rows=1))
+    >>> try:
+    ...     engine.gather(plan, [("acme", ([("mouse",), ("lamp",)],))], ())
+    ... except QueryTooLargeError as error:
+    ...     print(str(error).partition(":")[0])
+    vendors sent 2 rows, the limit is 1
+    >>> engine.close()
     """
 
     max_rows: int = 50_000_000
@@ -147,6 +165,17 @@ class GatherEngine:
         Caps on rows and bytes, and the size from which to spill.
     setup : callable, optional
         Called with each new connection: what interrupts it, for instance.
+
+    Examples
+    --------
+    Two vendors have sent what the plan asks for: how many products they have, and their highest price.
+
+    >>> from mktsim.sql import Planner, Schema
+    >>> plan = Planner(Schema(["CREATE TABLE products(price REAL)"])).plan("SELECT COUNT(*), MAX(price) FROM products")
+    >>> engine = GatherEngine()
+    >>> engine.gather(plan, [("acme", ([(2, 20.0)],)), ("bolt", ([(1, 5.0)],))], ())
+    [(3, 20.0)]
+    >>> engine.close()
     """
 
     def __init__(self, *, sessions: int = 32, limits: GatherLimits | None = None, setup: Setup | None = None) -> None:
@@ -199,6 +228,9 @@ class GatherEngine:
         except Error as error:
             session.close()
             raise self.named(error, plan) from cause(error)
+        except BaseException:  # Ctrl-C, told within SQLite's progress handler: nobody has the session any more.
+            session.close()
+            raise
         self._keep(plan, session)
         return answer
 
@@ -274,6 +306,18 @@ class Combiner:
         The plan's combine step.
     bindings : sequence
         Values of its placeholders.
+
+    Examples
+    --------
+    Two groups and one of the same name become two: less travels on, and the answer is the same.
+
+    >>> from mktsim.sql import Planner, Schema
+    >>> planner = Planner(Schema(["CREATE TABLE products(name TEXT)"]))
+    >>> plan = planner.plan("SELECT name, COUNT(*) FROM products GROUP BY name")
+    >>> combiner = Combiner(plan.combine, ())
+    >>> combiner([("acme", ([("lamp", 1), ("mouse", 2)],)), ("bolt", ([("mouse", 3)],))])
+    [('acme', ([('lamp', 1), ('mouse', 5)],))]
+    >>> combiner.close()
     """
 
     def __init__(self, combine: Combine, bindings: Sequence[Value]) -> None:
