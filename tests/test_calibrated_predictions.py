@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,16 +14,19 @@ import pandas as pd
 import pytest
 
 from mktsim.errors import CalibrationError, InvalidArgumentError
-from mktsim.sim.latency import Constant, Latency, LogNormal, Mixture, Shifted
+from mktsim.sim.latency import Constant, Latency, LogNormal, Mixture, Shifted, Uniform
 from mktsim.sim.loop import sim_run
 from mktsim.streams import Streams
 from mktsim.study import charts, simulate
+from mktsim.study.analytic import mm1_quantile
 from mktsim.study.live import Calibration, calibrate, fit_calibration
 from mktsim.study.measuring import STATEMENTS, Fleet, Statement, timed
 from mktsim.study.points import tidy
 from mktsim.study.prediction import compared, cycle_interval, drift, error_table, load_name, measure, predict
 from mktsim.study.questions.live_vs_simulated import in_words, live_vs_simulated
+from mktsim.study.queues import service_ends
 from mktsim.study.scenario import Scenario
+from mktsim.study.statistics import share_interval
 
 FIXED, SHARD, VENDOR, ROW = 0.3, 0.04, 0.012, 0.001
 TRUTH = {"top-k": 1.0, "filter": 0.6, "group-by": 2.0}
@@ -119,6 +124,52 @@ def test_stalls_are_told_from_the_body_and_come_as_often_a_millisecond() -> None
     assert short.quantile(0.99) > 1.5 > 1.35 > long.quantile(0.99) > long.quantile(0.5) > 1.02
 
 
+def noisy(noise: Latency, rounds: int, seed: int) -> Any:
+    """Fit fleets of which three count for the noise."""
+    sizes, shards = np.repeat([30, 100, 300, 300, 200], rounds), np.repeat([1, 1, 1, 2, 1], rounds)
+    times = (0.5 + 0.02 * sizes) * noise.sample(Streams(seed).uniform("noise", 0, len(sizes)))
+    table = pd.DataFrame(
+        {"statement": "all", "vendors": sizes, "shards": shards, "round": np.tile(range(rounds), 5), "rows": 0,
+         "scatter_ms": times, "gather_ms": 0.0, "rest_ms": 0.0, "total_ms": times}
+    )  # fmt: skip
+    return fit_calibration(table, statements=[Statement("all", "SELECT ?", 0, 1)])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_tail_is_fitted_or_refused_though_the_body_fits(seed: int) -> None:
+    """Of 900 queries: what is accepted has a p95 and p99 inside their measured intervals, or within 15 %.
+
+    Rare long stalls are found; humps and a sharp edge are refused, whose distance from the nearest family alone is
+    below the tolerance: it does not see the one query of a hundred.
+    """
+    humps, edge = Mixture((7, 3), (LogNormal(1, 1.1), LogNormal(1.5, 1.65))), Uniform(0.6, 1.4)
+    rare = Mixture((98, 2), (LogNormal(1, 1.1), LogNormal(6, 6.6)))
+    for noise, family in ((rare, "stalled"), (LogNormal(1, 1.25), "lognormal"), (LogNormal(1, 2.0), "lognormal")):
+        fit = noisy(noise, 300, seed).fit("all")
+        assert family in fit.family
+        for tail in fit.tails:
+            assert tail.fitted in tail.measured or abs(tail.gap) < 0.15
+    for noise in (humps, edge):
+        with pytest.raises(CalibrationError, match=r"tail of the noise .* more than measured \(99 % interval"):
+            noisy(noise, 300, seed)
+
+
+def test_what_too_few_queries_cannot_refuse_is_shown() -> None:
+    """180 queries bound a p99 from below only: the fitted and the measured one stand side by side."""
+    found = noisy(Uniform(0.6, 1.4), 60, 0)
+    tail = found.fit("all").tails[-1]
+    assert tail.measured.high == np.inf
+    assert tail.gap > 0.15
+    (row,) = found.summary().to_dict("records")
+    assert row["p99 / p50"] == pytest.approx(tail.fitted)
+    assert row["p99 / p50, measured"] == pytest.approx(tail.measured.estimate)
+    assert f"measured {tail.measured.estimate:.3g}: {100 * tail.gap:.2g} % more than measured" in repr(found)
+    # Queries that stand still now and then, six times as long, are two in a hundred: the tail decides the family.
+    rare = noisy(Mixture((98, 2), (LogNormal(1, 1.1), LogNormal(6, 6.6))), 60, 0).fit("all")
+    assert "stalled" in rare.family
+    assert rare.tails[-1].fitted == pytest.approx(rare.tails[-1].measured.estimate, rel=0.15)
+
+
 def test_the_queue_and_the_timers_are_measured(calibration: Calibration) -> None:
     """Queries asked at once end one query apart; simulated timers are never late."""
     assert calibration.serial is not None
@@ -132,9 +183,7 @@ def test_what_larger_markets_take_is_foretold_under_both_loads(calibration: Cali
     points = []
     for vendors in (2_000, 4_000):
         for load in (0.0, 0.5):
-            foretold = predict(
-                calibration, vendors=vendors, statement="filter", load=load, requests=300, replications=10, seed=8
-            )
+            foretold = predict(calibration, vendors=vendors, statement="filter", load=load, requests=300, seed=8)
 
             async def run(foretold: Any = foretold, vendors: int = vendors) -> Any:
                 market = Fleet(vendors, 8, SimulatedMarket(vendors, 8, LogNormal(1.0, 1.25)))
@@ -150,16 +199,14 @@ def test_what_larger_markets_take_is_foretold_under_both_loads(calibration: Cali
 def test_a_prediction_under_load_is_that_of_the_queue() -> None:
     """Without noise the loop is M/D/1: at utilisation 0.5 the mean sojourn time is 1.5 services (Pollaczek, Khinchine).
 
-    The replications share their arrivals, so that the tolerance is that of one run of 4,000 requests.
+    The replications share their arrivals, so that the tolerance is that of one run of 1,000 requests.
     """
     exact = calibrated(Constant(1.0))
     fit = exact.fit("top-k")
     assert fit.family == "none"
-    foretold = predict(
-        exact, vendors=50, statement="top-k", load=0.5, requests=4_000, replications=10, shards=4, seed=2
-    )
+    foretold = predict(exact, vendors=50, statement="top-k", load=0.5, requests=1_000, shards=4, seed=2)
     assert foretold.times_ms.mean() / fit.query_ms(50, 4) == pytest.approx(1.5, rel=0.06)
-    alone = predict(exact, vendors=50, statement="top-k", requests=10, replications=10, shards=4)
+    alone = predict(exact, vendors=50, statement="top-k", requests=10, shards=4)
     assert alone.p99.high == pytest.approx(fit.query_ms(50, 4), rel=1e-4)
 
 
@@ -179,7 +226,7 @@ def test_noise_differs_between_replications_and_arrivals_do_not(calibration: Cal
     first, again, other = (
         predict(calibration, vendors=300, statement="filter", load=0.5, requests=50, seed=seed) for seed in (1, 1, 2)
     )
-    assert len({tuple(row) for row in first.times_ms}) == 20
+    assert len({tuple(row) for row in first.times_ms}) == 39
     assert (first.times_ms == again.times_ms).all()
     assert first.arrival_ms is not None
     assert other.arrival_ms is not None
@@ -215,7 +262,7 @@ def test_bad_arguments_are_named_before_anything_is_measured(calibration: Calibr
     good: dict[str, Any] = {"vendors": 100, "statement": "filter"}
     for changes in (
         {"statement": "x"}, {"load": 1.0}, {"load": -0.1}, {"load": float("nan")}, {"load": "0.5"}, {"vendors": 0},
-        {"requests": 1}, {"replications": 9}, {"shards": 0},
+        {"requests": 1}, {"replications": 38}, {"shards": 0},
     ):  # fmt: skip
         with pytest.raises(InvalidArgumentError):
             predict(calibration, **(good | changes))
@@ -291,8 +338,8 @@ def test_a_slower_machine_is_a_busier_one() -> None:
     One at a time a fifth slower is a fifth longer, and the prediction of a machine as it was is the prediction.
     """
     exact = calibrated(Constant(1.0))
-    size: dict[str, Any] = {"vendors": 5, "statement": "top-k", "replications": 10, "shards": 4, "seed": 2}
-    busy = predict(exact, load=0.5, requests=300, **size)
+    size: dict[str, Any] = {"vendors": 5, "statement": "top-k", "shards": 4, "seed": 2}
+    busy = predict(exact, load=0.5, requests=150, **size)
     slower = busy.on_slower(1.2)
     assert slower.arrival_ms is not None
     assert (slower.arrival_ms == busy.arrival_ms).all()
@@ -319,15 +366,15 @@ def test_a_slower_machine_is_a_busier_one() -> None:
 @pytest.mark.parametrize("load", [0.0, 0.5])
 def test_an_error_with_the_drift_taken_out_is_the_models(calibration: Calibration, load: float) -> None:
     """A market a fifth slower is foretold wrongly, and rightly once that is known; errors as they are come first."""
-    foretold = predict(calibration, vendors=500, statement="filter", load=load, requests=300, replications=10, seed=8)
+    foretold = predict(calibration, vendors=150, statement="filter", load=load, requests=300, seed=8)
 
     async def run() -> Any:
-        market = Fleet(500, 8, SimulatedMarket(500, 8, LogNormal(1.2, 1.5)))
+        market = Fleet(150, 8, SimulatedMarket(150, 8, LogNormal(1.2, 1.5)))
         return await measure(foretold, calibration, market)
 
     times_ms = sim_run(run())
     plain, full = (compared(foretold, times_ms, drifts=each) for each in ((), np.linspace(1.19, 1.21, 10)))
-    assert [point for point in full if point in plain] == plain
+    assert [repr(point) for point in full if repr(point) in map(repr, plain)] == [repr(point) for point in plain]
     assert {point.statistic for point in plain} == {"p50", "p99", "error of p50", "error of p99"}
     found = {point.statistic: point for point in full if point.unit == "%"}
     assert list(found) == ["error of p50", "error of p99", "error of p50, drift taken out",
@@ -338,7 +385,10 @@ def test_an_error_with_the_drift_taken_out_is_the_models(calibration: Calibratio
         raw, left = found[f"error of {statistic}"], found[f"error of {statistic}, drift taken out"]
         assert raw.estimate < -12
         assert abs(left.estimate) < 10
-        assert left.low < left.estimate < left.high
+        if load and statistic == "p99":  # One or two busy cycles of 300 requests reach beyond it.
+            assert np.isnan([raw.low, raw.high, left.low, left.high]).all()
+        else:
+            assert left.low < left.estimate < left.high
         scaled = 1.2 * (100 + raw.estimate) - 100
         assert (abs(left.estimate - scaled) < 0.1) == (load == 0)  # A busier loop is no scaling.
     table = error_table(tidy(full))
@@ -374,19 +424,78 @@ def test_the_answer_says_where_the_errors_lie() -> None:
         assert ("not quiet" in said) == (drifted > 15)
 
 
+def test_one_run_more_lies_in_a_predictions_interval_as_often_as_it_says(calibration: Calibration) -> None:
+    """With 39 replications, and with 100: 95 % of 2,000 further runs, within the binomial error; with 20, 90 %.
+
+    Student's, or the central 95 % of so few, would hold it more seldom.
+    """
+    foretold = predict(calibration, vendors=100, statement="filter", requests=2)
+    assert foretold.p50.confidence == pytest.approx(0.95)
+    assert (foretold.p50.low, foretold.p50.high) == (foretold.times_ms.mean(1).min(), foretold.times_ms.mean(1).max())
+    assert "at 95 %" in repr(foretold)
+    for runs, level in ((39, 0.95), (100, 1 - 4 / 101), (20, 1 - 2 / 21)):
+        draws = Streams(9).generator("macro", runs).lognormal(size=(2000, runs + 1, 5))
+        found = [replace(foretold, times_ms=each[1:]).quantile(0.99) for each in draws]
+        assert {round(interval.confidence, 9) for interval in found} == {round(level, 9)}
+        held = sum(np.quantile(each[0], 0.99) in interval for each, interval in zip(draws, found, strict=True))
+        assert level in share_interval(held, 2000, confidence=0.999)
+
+
+def queue(draws: np.random.Generator, requests: int, load: float) -> tuple[Any, Any]:
+    """Draw arrivals and sojourn times of one M/M/1 queue."""
+    arrivals = np.cumsum(draws.exponential(1 / load, requests))
+    return arrivals, service_ends(arrivals, draws.exponential(1.0, requests)) - arrivals
+
+
+@pytest.mark.parametrize(("requests", "p", "load"), [(300, 0.5, 0.5), (2000, 0.9, 0.5), (2000, 0.5, 0.8)])
+def test_intervals_from_busy_cycles_hold_the_quantile_as_often_as_they_say(
+    requests: int, p: float, load: float
+) -> None:
+    """Of 500 M/M/1 queues the true quantile lies inside 95 %, within the binomial error; hardly one is refused."""
+    truth = mm1_quantile(p, load, 1.0)
+    draws = Streams(3).generator("queues", requests)
+    held = []
+    for _ in range(500):
+        with suppress(InvalidArgumentError):
+            held.append(truth in cycle_interval(*queue(draws, requests, load), p))
+    assert len(held) > 490
+    found = share_interval(sum(held), len(held), confidence=0.999)
+    assert found.high > 0.95
+    assert found.estimate > 0.92
+
+
 def test_intervals_under_load_come_from_busy_cycles() -> None:
-    """Requests that never meet are cycles of one; a run that is one busy cycle has nothing to draw from."""
+    """Requests that never meet are cycles of one; what too few cycles reach beyond is refused, by number."""
     sojourn = Streams(2).uniform("x", 0, 400)
-    apart = cycle_interval(np.linspace(0, 4000, 400), sojourn, 0.5, seed=1)
+    apart = cycle_interval(np.linspace(0, 4000, 400), sojourn, 0.5)
     assert 0.5 in apart
     assert 0.05 < apart.high - apart.low < 0.15  # About 2 * 1.96 * 0.5 / sqrt(400).
-    together = cycle_interval(np.linspace(0, 1e-3, 400), sojourn, 0.5, seed=1)
-    assert together.low == together.high == together.estimate
+    mirrored = cycle_interval(np.linspace(0, 4000, 400), 1 - sojourn, 0.2)
+    above = cycle_interval(np.linspace(0, 4000, 400), sojourn, 0.8)
+    assert [mirrored.low, mirrored.high] == pytest.approx([1 - above.high, 1 - above.low], abs=0.01)
+    with pytest.raises(InvalidArgumentError, match=r"1 busy cycles of 400 .* needs 30: measure about 12,000 requests"):
+        cycle_interval(np.linspace(0, 1e-3, 400), sojourn, 0.5)
+    with pytest.raises(InvalidArgumentError, match="measure about 90 requests"):
+        cycle_interval([0, 1, 9], [2, 3, 2], 0.999)
+    with pytest.raises(InvalidArgumentError, match="needs 30"):
+        cycle_interval(*queue(Streams(3).generator("one"), 300, 0.5), 0.99)
+    for arrivals, times, p in (
+        ([0, 1], [1], 0.5), ([], [], 0.5), ([1, 0], [1, 1], 0.5), ([0, 1], [1, np.nan], 0.5), ([0, 1], [1, 1], 1.0),
+        ([0, 1], [1, 1], True),
+    ):  # fmt: skip
+        with pytest.raises(InvalidArgumentError, match="must be"):
+            cycle_interval(arrivals, times, p)
+
+
+def test_fewer_replications_than_an_interval_needs_are_refused_by_number(calibration: Calibration) -> None:
+    """39, and why."""
+    with pytest.raises(InvalidArgumentError, match="at least 39, not 20: one run more lies between the lowest and"):
+        predict(calibration, vendors=100, statement="filter", replications=20)
 
 
 def test_the_error_of_a_prediction_is_that_of_the_median_and_the_tail(calibration: Calibration) -> None:
     """Where all take a quarter longer than foretold, what was foretold is a fifth too little."""
-    foretold = predict(calibration, vendors=100, statement="top-k", requests=300, replications=10, seed=1)
+    foretold = predict(calibration, vendors=100, statement="top-k", requests=300, seed=1)
     table = tidy(compared(foretold, 1.25 * foretold.times_ms[0])).set_index(["kind", "statistic"])
     for statistic in ("p50", "p99"):
         error = table.loc[("simulated", f"error of {statistic}")]
@@ -409,7 +518,7 @@ def test_the_question_is_answered_from_live_markets() -> None:
     result, found = asyncio.run(
         live_vs_simulated(
             fitted=((20, 2), (40, 2), (60, 2), (60, 1)), predicted=(90,), statements=STATEMENTS[:2], rounds=30,
-            requests=12, replications=10, tolerance=1.0, seed=5,
+            requests=12, tolerance=1.0, seed=5,
         )
     )  # fmt: skip
     frame = result.frame

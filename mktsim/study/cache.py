@@ -3,8 +3,10 @@
 Rules
 -----
 A key is a digest of everything that the samples depend on, the program's own source included, so an entry is never
-stale: what has changed is simply not found. An entry is written in one transaction, so it is there whole or not at all,
-wherever the process was killed; a digest of the samples tells one that was damaged later, which counts as missing.
+stale: what has changed is simply not found. That source is the one which runs, in this process and in its workers, not
+the one which an editor has saved since (`mktsim.study.provenance`); where they differ, nothing is kept. An entry is
+written in one transaction, so it is there whole or not at all, wherever the process was killed; a digest of the samples
+tells one that was damaged later, which counts as missing.
 
 What this does not do
 ---------------------

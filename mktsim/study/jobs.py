@@ -4,6 +4,10 @@ Rules
 -----
 What a job gives depends on the job alone, never on the order or the process in which it runs: an executor or a cache
 changes the wall time and nothing else. Only the process that asked writes to the cache, each job when it is done.
+
+Samples come with the digest of the source that gave them. A process whose files have changed since it loaded them may
+not use the cache, and a worker that runs other source than the process that asked ends the call: both are errors, not
+warnings, because the reader would take the answer for that of the program on the screen, and another one next time.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, CancelledError
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -19,10 +23,10 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final, Protocol, TypeVar
 
-from mktsim.errors import InvalidArgumentError, SimulationError
+from mktsim.errors import InvalidArgumentError, SimulationError, StorageError, shortened
 from mktsim.streams import Streams
 from mktsim.study.cache import ReplicationCache, Samples
-from mktsim.study.provenance import program_digest, program_versions
+from mktsim.study.provenance import program_digest, program_doubt, program_versions, running_digest
 from mktsim.study.replication import Engine, run
 from mktsim.study.scenario import Scenario
 
@@ -87,9 +91,10 @@ def digest_of(scenario: Scenario) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def run_job(job: Job) -> Samples:
-    """Simulate one job; what an executor is handed."""
-    return job.run()
+def run_job(job: Job) -> tuple[str, Samples]:
+    """Simulate one job, what an executor is handed; its samples follow the digest of the source that gave them."""
+    samples = job.run()
+    return running_digest(), samples
 
 
 def check_executor(executor: Submits | None, cache: str | Path | None) -> None:
@@ -108,10 +113,12 @@ def completed(
     Raises
     ------
     StorageError
-        If the cache cannot be used.
+        If the cache cannot be used, or may not be, for the source has changed since this process loaded it.
     SimulationError
-        If a worker process died; what was done by then is in the cache.
+        If a worker process died, or runs other source than this one; what was done by then is in the cache.
     """
+    if cache is not None and (doubt := program_doubt()):
+        raise _refused(doubt)
     with ExitStack() as stack:
         kept = None if cache is None else stack.enter_context(ReplicationCache.open(cache))
         keys: list[bytes] = []
@@ -126,10 +133,24 @@ def completed(
                 missing.append(place)
             else:
                 yield place, known
-        for place, samples in computed(run_job, jobs, places=missing, executor=executor):
+        for place, (source, samples) in computed(run_job, jobs, places=missing, executor=executor):
+            if source != program_digest() and executor is not None:
+                raise SimulationError(
+                    "a worker of the executor does not run the source that this process runs, so its samples are those "
+                    "of another program: start its workers anew, and this process too if a file was edited since"
+                )
             if kept is not None:
+                if source != program_digest():
+                    raise _refused(program_doubt())
                 kept.put(keys[place], samples)
             yield place, samples
+
+
+def _refused(doubt: str) -> StorageError:
+    return StorageError(
+        f"the cache is refused, for samples could be kept under another program's name: {doubt}; restart Python (the "
+        "kernel of a notebook), or call without cache"
+    )
 
 
 def computed(
@@ -145,6 +166,11 @@ def computed(
     places : iterable of int, optional
         Of which items; all when absent.
     executor : optional
+
+    Raises
+    ------
+    SimulationError
+        If the executor lost a job: a worker died, or somebody cancelled it. What the function raises comes as it is.
 
     Examples
     --------
@@ -172,8 +198,22 @@ def computed(
             del pending[place]
             submit(1)
             yield place, ended.result()
-    except BrokenExecutor as error:
-        raise SimulationError(f"a worker of the executor died: {error}; make a new one and call again") from error
+    except Exception as error:
+        if not _is_the_schedulers(error):
+            raise
+        raise SimulationError(
+            f"a worker of the executor died, or a job was cancelled: {shortened(error)}; make a new executor and call "
+            "again"
+        ) from error
     finally:
         for future in pending.values():
             future.cancel()
+
+
+def _is_the_schedulers(error: Exception) -> bool:
+    """Whether an error tells of the executor, not of the job.
+
+    The errors of Dask, whose clients may stand for an executor as they are, inherit from nothing that others know.
+    """
+    is_dasks = any(kind.__module__.partition(".")[0] == "distributed" for kind in type(error).__mro__)
+    return is_dasks or isinstance(error, BrokenExecutor | CancelledError)

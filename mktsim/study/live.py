@@ -165,15 +165,17 @@ class Calibration:
             texts = {title: f"{1e3 * t.estimate:.4g} [{1e3 * t.low:.4g}, {1e3 * t.high:.4g}]" for title, t in terms}
             noise = fit.noise(fit.reference_ms)
             p99 = noise.quantile(0.99) / noise.quantile(0.5)
+            seen = {"p99 / p50, measured": fit.tails[-1].measured.estimate if fit.tails else 1.0}
             rows.append(
                 {"statement": name, **texts, "R²": fit.r_squared, "worst fleet": fit.worst, "noise": fit.family,
-                 "p99 / p50": p99, "KS distance": fit.distance, "n": fit.n}
+                 "p99 / p50": p99, **seen, "KS distance": fit.distance, "n": fit.n}
             )  # fmt: skip
         return pd.DataFrame(rows)
 
     def __repr__(self) -> str:
         terms = "; ".join(
-            f"{name} {1e3 * fit.vendor_ms.estimate:.3g} us a vendor (worst fleet {100 * fit.worst:.2g} % off)"
+            f"{name} {1e3 * fit.vendor_ms.estimate:.3g} us a vendor (worst fleet {100 * fit.worst:.2g} % off"
+            f"{''.join(f'; {tail}' for tail in fit.tails)})"
             for name, fit in self.fits.items()
         )
         return f"<Calibration of {self.date}, seed {self.seed}: {terms}>"
@@ -189,6 +191,16 @@ class Calibration:
 
 def check_slower(slower: float) -> float:
     """Return the factor by which a machine has become slower, if it is one.
+
+    Parameters
+    ----------
+    slower : float
+        1 where nothing has changed.
+
+    Returns
+    -------
+    float
+        The same.
 
     Raises
     ------

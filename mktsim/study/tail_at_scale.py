@@ -28,10 +28,10 @@ Table 1 does not say how many leaves there are; the fit finds a number, which is
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -42,7 +42,7 @@ from scipy.stats import multivariate_normal
 
 from mktsim.errors import InvalidArgumentError
 from mktsim.sim.events import event_sojourn_times
-from mktsim.sim.latency import LogNormal
+from mktsim.sim.latency import Empirical, LogNormal
 from mktsim.sim.vectorised import Policy, vectorised_sojourn_times
 from mktsim.sim.world import LEAF, TICK_S, World, load_preset
 from mktsim.streams import Streams
@@ -271,17 +271,26 @@ def reproduce_table_1(calibration: Calibration, *, requests: int = 2000, seed: i
     DataFrame
         ``table``, ``row``, ``quantile``, ``published_ms``, ``model_ms``, ``error`` (relative), ``kind``.
     """
-    world, n, streams = calibration.world, calibration.leaves, Streams(seed)
-    leaf = [world.hops(streams, LEAF, r, 8)[1] * (TICK_S * 1e3) for r in range(requests)]
-    times = {"one leaf": np.concatenate(leaf)}
-    for row, quorum in (("95 % of leaves", math.ceil(0.95 * n)), ("all leaves", n)):
-        policy = Policy(quorum=quorum)
-        times[row] = 1e3 * vectorised_sojourn_times(world, streams, leaves=n, requests=range(requests), policy=policy)
+    times = table_1_times(calibration, requests=requests, streams=Streams(seed))
     return _frame(
         ("table 1", row, p, ms, float(np.quantile(times[row], p)), "fitted")
         for row, quantiles in TABLE_1.items()
         for p, ms in quantiles.items()
     )
+
+
+def table_1_times(calibration: Calibration, *, requests: int, streams: Streams) -> dict[str, Array]:
+    """Simulate the rows of table 1 in the calibrated world, ms, by the array engine; the leaf's are 8 a request.
+
+    A request's leaves have its pace in common, so of a leaf's times only every eighth is independent.
+    """
+    world, n = calibration.world, calibration.leaves
+    leaf = [world.hops(streams, LEAF, r, 8)[1] * (TICK_S * 1e3) for r in range(requests)]
+    times = {"one leaf": np.concatenate(leaf)}
+    for row, quorum in (("95 % of leaves", math.ceil(0.95 * n)), ("all leaves", n)):
+        policy = Policy(quorum=quorum)
+        times[row] = 1e3 * vectorised_sojourn_times(world, streams, leaves=n, requests=range(requests), policy=policy)
+    return times
 
 
 def _frame(rows: Any) -> pd.DataFrame:
@@ -311,8 +320,7 @@ def hedged_reads() -> pd.DataFrame:
     """
     rows = []
     for n, what in ((1000, "a request a key"), (100, "a request a server")):
-        end = -math.expm1(math.log(0.999) / n)
-        sigma = math.log(180) / float(ndtri(1 - end) - ndtri(0.98))
+        end, sigma = _hedged_end(n)
         alpha = math.log(0.02 / end) / math.log(180)
         survivals = {
             "lognormal": lambda t, s=sigma: float(ndtr(-(math.log(t / 10) / s + ndtri(0.98)))),
@@ -322,6 +330,44 @@ def hedged_reads() -> pd.DataFrame:
             hedged = brentq(lambda t, s=survival, e=end: math.log(s(t) * s(t - 10) / e), 10.001, 1800)
             rows.append(("hedged reads", f"{what}, {family}", 0.999, 74.0, float(hedged), "predicted"))
     return _frame(rows)
+
+
+def _hedged_end(reads: int) -> tuple[float, float]:
+    """How rarely one of so many reads may be late, and the spread of a lognormal's logarithm that has both numbers."""
+    end = -math.expm1(math.log(0.999) / reads)
+    return end, math.log(180) / float(ndtri(1 - end) - ndtri(0.98))
+
+
+def hedged_read(reads: int = 1000) -> LogNormal:
+    """Return the lognormal law of one read of the BigTable benchmark, ms; see :func:`hedged_reads`.
+
+    Examples
+    --------
+    >>> read = hedged_read()
+    >>> round(read.quantile(0.98), 3), round(read.quantile(0.999 ** (1 / 1000)))
+    (10.0, 1800)
+    """
+    _, sigma = _hedged_end(reads)
+    return _lognormal(10 * math.exp(-sigma * float(ndtri(0.98))), sigma)
+
+
+def single_read(cluster: str, *, values: int = 4000) -> Empirical:
+    """Return the law of one read of table 2, ms: lognormal from one published quantile to the next, and on beyond them.
+
+    As many equally likely values; `cluster` is ``idle`` or ``sort job``.
+
+    Examples
+    --------
+    >>> read = single_read("idle")
+    >>> [round(read.quantile(p)) for p in (0.5, 0.9, 0.99)]
+    [19, 38, 67]
+    """
+    single = TABLE_2[cluster][0]
+    scores, logs = ndtri(np.array(list(single))), np.log(list(single.values()))
+    z = ndtri((np.arange(values) + 0.5) / values)
+    i = np.clip(np.searchsorted(scores, z), 1, len(scores) - 1)
+    slope = (logs[i] - logs[i - 1]) / (scores[i] - scores[i - 1])
+    return Empirical(tuple(np.exp(logs[i - 1] + slope * (z - scores[i - 1])).tolist()))
 
 
 def tied_reads() -> pd.DataFrame:
@@ -376,6 +422,55 @@ _PLATFORM_FITS: Final[Mapping[str, str]] = {
 }
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PlatformRun:
+    """One cell pair of the platform's table, simulated.
+
+    Attributes
+    ----------
+    preset, shape : str
+        `shape` is the column, ``flat`` or ``tree``.
+    objects : int
+    ran : str
+        What was simulated: ``flat``, or ``tree``.
+    engine : str
+        By which it was.
+    kind : str
+        ``fitted`` where the preset was fitted to that column, else ``predicted``.
+    published_ms : (float, float)
+        Median and 99th percentile.
+    times_ms : ndarray of float64, shape (requests,)
+    """
+
+    preset: str
+    shape: str
+    objects: int
+    ran: str
+    engine: str
+    kind: Literal["fitted", "predicted"]
+    published_ms: tuple[float, float]
+    times_ms: Array
+
+
+def platform_runs(*, requests: int, streams: Streams) -> Iterator[PlatformRun]:
+    """Simulate the platform's table in its presets, one cell pair after another."""
+    for preset, fitted in _PLATFORM_FITS.items():
+        world = load_preset(preset).world
+        for n, columns in PLATFORM.items():
+            flat = vectorised_sojourn_times(world, streams, leaves=n, requests=range(requests))
+            for shape, published in zip(("flat", "tree"), columns, strict=True):
+                if fitted == "tree" and shape == "flat":
+                    continue
+                times, ran, engine = flat, "flat", "vectorised"
+                if shape == "tree" and n > _TREE_ABOVE:
+                    # Objects of one thread share it, inner nodes as well, which the array engine does not cover.
+                    ran, engine = "tree", "vectorised" if world.machines is None else "event"
+                    simulated = vectorised_sojourn_times if world.machines is None else event_sojourn_times
+                    times = simulated(world, streams, leaves=n, requests=range(requests), width=6)
+                kind: Literal["fitted", "predicted"] = "fitted" if shape == fitted else "predicted"
+                yield PlatformRun(preset, shape, n, ran, engine, kind, published, times * 1e3)
+
+
 def platform_table(*, requests: int = 600, seed: int = 1) -> pd.DataFrame:
     """Simulate the platform's table in its presets, flat and as a tree.
 
@@ -394,20 +489,9 @@ def platform_table(*, requests: int = 600, seed: int = 1) -> pd.DataFrame:
         ``predicted``.
     """
     rows = []
-    for preset, fitted in _PLATFORM_FITS.items():
-        world = load_preset(preset).world
-        for n, columns in PLATFORM.items():
-            flat = vectorised_sojourn_times(world, Streams(seed), leaves=n, requests=range(requests))
-            for shape, published in zip(("flat", "tree"), columns, strict=True):
-                if fitted == "tree" and shape == "flat":
-                    continue
-                tree = shape == "tree" and n > _TREE_ABOVE
-                times = flat
-                if tree:
-                    times = event_sojourn_times(world, Streams(seed), leaves=n, requests=range(requests), width=6)
-                kind = "fitted" if shape == fitted else "predicted"
-                for p, ms in zip((0.5, 0.99), published, strict=True):
-                    model = float(np.quantile(times, p) * 1e3)
-                    rows.append((preset, shape, n, "tree" if tree else "flat", p, ms, model, model / ms - 1, kind))
+    for run in platform_runs(requests=requests, streams=Streams(seed)):
+        for p, ms in zip((0.5, 0.99), run.published_ms, strict=True):
+            model = float(np.quantile(run.times_ms, p))
+            rows.append((run.preset, run.shape, run.objects, run.ran, p, ms, model, model / ms - 1, run.kind))
     names = ["preset", "shape", "objects", "as", "quantile", "published_ms", "model_ms", "error", "kind"]
     return pd.DataFrame(rows, columns=names)

@@ -15,7 +15,11 @@ shard. The cost of a placement is its p99 over the p99 with the very same noise 
 
 What infinitely many virtual nodes would give is known: even shares, from which vendors deviate by chance alone. That is
 jump hashing. So "the tail no longer improves" from the smallest number of virtual nodes on, above which the mean p99,
-paired with jump's, stays within a tolerance of it. Its interval is a bootstrap over replications.
+paired with jump's, stays within a tolerance of it. Its interval is made of Student's bounds, for the largest rings have
+but three replications, of which a bootstrap would draw 10 different sets. The answer is too small only where the p99 of
+the very last number that is not enough is taken for good: that one bound, at 97.5 %, is the upper end. It is too large
+where any of those that are enough is taken for bad: the lower end is of bounds that hold for all of them at once
+(Bonferroni).
 
 What this does not do
 ---------------------
@@ -36,6 +40,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import stats
 from scipy.special import ndtri
 from tqdm.auto import tqdm
 
@@ -145,7 +150,7 @@ class VirtualNodesSize:
     shards, virtual_nodes, vendors : tuple of int
         What is varied; vendors in rising order.
     replications : int
-        At least 10 for honest intervals.
+        At least 10 for narrow intervals.
     large_replications : int
         Of rings of more than `large_tokens` tokens, and where rendezvous hashing races more than `large_races` times.
     requests : int
@@ -368,7 +373,7 @@ def run_virtual_nodes(
         rows += part
     raw = pd.DataFrame(rows, columns=["series", "shards", "vendors", "x", "replication", "statistic", "value"])
     raw = raw.sort_values(["shards", "vendors", "x", "replication"], kind="stable")
-    table = [*_summary(raw, seed), *_laws(size, seed), *_enough(raw, size, tolerance, seed)]
+    table = [*_summary(raw, seed), *_laws(size, seed), *_enough(raw, tolerance, seed)]
     frame = pd.DataFrame(table, columns=_COLUMNS)
     caption = (
         f"n = {size.replications} replications a point ({size.large_replications} above {size.large_tokens:,} tokens); "
@@ -449,26 +454,57 @@ def smallest_enough(excess: Mapping[float, float], tolerance: float) -> float:
     return enough
 
 
-def _enough(raw: pd.DataFrame, size: VirtualNodesSize, tolerance: float, seed: int) -> list[list[Any]]:
-    """Answer for each number of shards and vendors, with a bootstrap over replications."""
+def enough_interval(
+    excess: Mapping[float, NDArray[np.float64]], tolerance: float, *, confidence: float = 0.95
+) -> Interval:
+    """Estimate the smallest number of virtual nodes from which on no mean excess is above the tolerance.
+
+    Parameters
+    ----------
+    excess : mapping of float to ndarray
+        Of each number of virtual nodes, the excess of each replication; at least 2 of each.
+    tolerance : float
+    confidence : float
+
+    Returns
+    -------
+    Interval
+        Ends lie on the grid or are infinite; ``n`` is the least number of replications behind the numbers from the
+        lower end on, which decide.
+
+    Examples
+    --------
+    >>> few, many = np.array([0.05, 0.07, 0.06]), np.array([0.001, 0.002, 0.0])
+    >>> enough_interval({1: few, 10: many, 100: many}, 0.01)
+    Interval(estimate=10, low=10, high=10, n=3, confidence=0.95)
+    """
+    means = {v: float(each.mean()) for v, each in excess.items()}
+    error = 1 - confidence
+
+    def bounds(sign: int, share: float) -> dict[float, float]:
+        return {
+            v: means[v] + sign * float(stats.t.isf(share, len(each) - 1) * each.std(ddof=1) / math.sqrt(len(each)))
+            for v, each in excess.items()
+        }
+
+    low = smallest_enough(bounds(-1, error / 2 / len(excess)), tolerance)
+    high = smallest_enough(bounds(1, error / 2), tolerance)
+    deciding = [len(each) for v, each in excess.items() if v >= low] or [len(each) for each in excess.values()]
+    return Interval(smallest_enough(means, tolerance), low, high, min(deciding), confidence)
+
+
+def _enough(raw: pd.DataFrame, tolerance: float, seed: int) -> list[list[Any]]:
+    """Answer for each number of shards and vendors, with its interval."""
     table = []
     shards: Any
     vendors: Any
-    draws = Streams(seed).generator("virtual nodes", "bootstrap").integers(0, 1 << 32, (2_000, size.replications))
     for what in (P99, P99_NOISY):
         times = raw[raw["statistic"] == what]
         for (shards, vendors), part in times.groupby(["shards", "vendors"], sort=False):
             jump = part[part["series"] == "jump"].set_index("replication")["value"]
             ring = part[part["series"] == "ring"].pivot(index="replication", columns="x", values="value")
             excess = {float(v): (ring[v] / jump - 1).dropna().to_numpy() for v in ring.columns.to_list()}
-            picked = {v: each[draws[:, : len(each)] % len(each)].mean(axis=1).tolist() for v, each in excess.items()}
-            found = [
-                smallest_enough(dict(zip(picked, row, strict=True)), tolerance)
-                for row in zip(*picked.values(), strict=True)
-            ]
-            low, high = np.quantile(found, [0.025, 0.975], method="inverted_cdf")
-            estimate = smallest_enough({v: float(each.mean()) for v, each in excess.items()}, tolerance)
-            interval = Interval(estimate, float(low), float(high), size.replications)
+            interval = enough_interval(excess, tolerance)
             name = ENOUGH if what == P99 else ENOUGH_NOISY
             table.append(_row(seed, "ring", "simulated", int(shards), int(vendors), math.nan, name, interval))
     return table
