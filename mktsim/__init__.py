@@ -5,6 +5,7 @@ The public names are loaded when first used, so that a worker process that only 
 
 from __future__ import annotations
 
+import time
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
     )
 
 __version__ = "0.1.0"
+
+#: Since when this package is loaded, ns since 1970: `mktsim.study.provenance` doubts what is written to later.
+_IMPORTED_NS = time.time_ns()
 
 _HOMES = {
     "BoundedLoadHash": "mktsim.placement",

@@ -56,6 +56,8 @@ from mktsim.placement import ConsistentHashRing
 if TYPE_CHECKING:
     from mktsim.fanout.messages import Partial, ScatterRequest
 
+__all__ = ["ClusterExecutor"]
+
 T = TypeVar("T")
 #: Seconds for which the workers that the scheduler named are taken for those that there are.
 _KNOWN_FOR_S: Final = 1.0

@@ -61,6 +61,16 @@ def shortened(text: object) -> str:
 
     SQLite quotes what it stumbles over, and the system the path that it cannot take, at their whole length.
 
+    Parameters
+    ----------
+    text : object
+        What ``str`` is called on.
+
+    Returns
+    -------
+    str
+        At most 300 characters: its beginning and its end.
+
     Examples
     --------
     >>> shortened(ValueError("no such table")), len(shortened("x" * 1_000_000))
@@ -71,7 +81,25 @@ def shortened(text: object) -> str:
 
 
 def cause(error: Exception) -> Exception | None:
-    """Return the error where a traceback can show it as a cause, None where its text would bury ours."""
+    """Return an error where a traceback can show it as a cause, None where its text would bury ours.
+
+    Parameters
+    ----------
+    error : Exception
+        What an error of this package is raised from.
+
+    Returns
+    -------
+    Exception or None
+        The same; None where its text is longer than 300 characters.
+
+    Examples
+    --------
+    >>> cause(ValueError("no such table"))
+    ValueError('no such table')
+    >>> print(cause(ValueError("no such column: " + "x" * 1_000_000)))
+    None
+    """
     return error if len(str(error)) <= _SHOWN else None
 
 
@@ -118,7 +146,7 @@ class DuplicateError(InvalidArgumentError):
 
 
 class QueryError(MktsimError, ValueError):
-    """The statement is at fault.
+    """The statement is at fault: the message says where and why; correct it and ask again.
 
     Attributes
     ----------
@@ -162,7 +190,7 @@ class UnsupportedQueryError(QueryError):
 
 
 class EvaluationError(QueryError):
-    """SQLite itself failed while computing the answer, as it would have over one database."""
+    """SQLite itself failed while computing the answer, as it would have over one database: mend what it names."""
 
 
 class QueryTooLargeError(QueryError, MemoryError):
@@ -170,7 +198,7 @@ class QueryTooLargeError(QueryError, MemoryError):
 
 
 class VendorError(MktsimError, RuntimeError):
-    """One vendor failed.
+    """One vendor failed: see to the vendor that `vendor_id` names, or `allow_partial=True` to do without it.
 
     Attributes
     ----------
@@ -203,7 +231,7 @@ class OverloadedError(VendorError):
 
 
 class IncompleteAnswerError(MktsimError, RuntimeError):
-    """Some vendors did not answer, and a partial answer was not asked for.
+    """Some vendors did not answer: ask again, allow more time, or `allow_partial=True` for what the others say.
 
     Attributes
     ----------
@@ -281,7 +309,7 @@ class StaleReplicaError(StorageError):
 
 
 class ObjectError(MktsimError, RuntimeError):
-    """A durable object refused a request."""
+    """A durable object refused a request: its message says why; change the call, or the state that the object is in."""
 
 
 class NotCallableError(ObjectError, AttributeError):

@@ -35,7 +35,19 @@ _BEAT_S: Final = 0.005
 
 
 def descriptor_limit() -> int | None:
-    """Return how many file descriptors this process, and each that it starts, may have; None where that is unknown."""
+    """Return how many file descriptors this process, and each that it starts, may have.
+
+    Returns
+    -------
+    int or None
+        The soft RLIMIT_NOFILE; None where there is none or it is unknown.
+
+    Examples
+    --------
+    >>> limit = descriptor_limit()
+    >>> limit is None or 0 < open_descriptors() < limit
+    True
+    """
     if _limits is None:
         return None
     soft, _hard = _limits.getrlimit(_limits.RLIMIT_NOFILE)
@@ -43,7 +55,20 @@ def descriptor_limit() -> int | None:
 
 
 def open_descriptors() -> int:
-    """Return how many file descriptors are open in this process; 0 where that is unknown."""
+    """Return how many file descriptors are open in this process.
+
+    Returns
+    -------
+    int
+        0 where that is unknown.
+
+    Examples
+    --------
+    >>> before = open_descriptors()
+    >>> with open(os.devnull):
+    ...     open_descriptors() - before
+    1
+    """
     try:
         return len(os.listdir("/dev/fd")) - 1  # the listing has one of its own
     except OSError:
@@ -96,26 +121,65 @@ def available_memory() -> int | None:
     """Return how many bytes of memory this process may still take; None where that is unknown.
 
     The least of what the system has left, what the container's control group has, and RLIMIT_AS.
+
+    Returns
+    -------
+    int or None
+        Bytes.
+
+    Examples
+    --------
+    >>> room = available_memory()
+    >>> room is None or room > resident_memory() // 1_000
+    True
     """
     rooms = [room for room in (_system_room(), *map(_group_room, _GROUPS), _address_room()) if room is not None]
     return max(0, min(rooms)) if rooms else None
 
 
 def resident_memory() -> int:
-    """Return how many bytes of memory this process has; 0 where that is unknown."""
+    """Return how many bytes of memory this process has.
+
+    Returns
+    -------
+    int
+        Bytes that are in memory now, shared pages included; 0 where that is unknown.
+
+    Examples
+    --------
+    >>> before = resident_memory()
+    >>> block = bytearray(b"x") * 50_000_000
+    >>> before == 0 or 40_000_000 < resident_memory() - before < 100_000_000
+    True
+    """
     return _statm(1) or 0
 
 
 def check_memory(needed: int, what: str, *, way_out: str = "") -> None:
     """Raise unless so many bytes of memory may still be taken.
 
+    Parameters
+    ----------
+    needed : int
+        Bytes at most, besides what this process has.
+    what : str
+        Who needs them.
+    way_out : str
+        What else would do than to raise the limit.
+
     Raises
     ------
     ResourceLimitError
+        More is needed than there is.
 
     Examples
     --------
     >>> check_memory(1, "a byte")
+    >>> try:
+    ...     check_memory(2**60, "a table of all grains of sand")
+    ... except ResourceLimitError as error:
+    ...     error.resource, error.needed
+    ('memory', 1152921504606846976)
     """
     available = available_memory()
     if available is None or needed <= available:

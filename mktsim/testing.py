@@ -41,13 +41,32 @@ T = TypeVar("T")
 
 
 class Random(Protocol):
-    """What the grammar draws from; `random.Random` has it."""
+    """What the grammar draws from: `random.Random` has it, and Hypothesis' own, which shrinks.
 
-    def random(self) -> float: ...
+    Examples
+    --------
+    Anything will do that has the three methods; this one always draws the least.
 
-    def randrange(self, stop: int, /) -> int: ...
+    >>> class Least:
+    ...     def random(self):
+    ...         return 0.0
+    ...     def randrange(self, stop):
+    ...         return 0
+    ...     def choice(self, seq):
+    ...         return seq[0]
+    >>> grammar = Grammar(Least())
+    >>> print(grammar.statement(grammar.case())[0])
+    SELECT title, body FROM words WHERE words MATCH 'lamp'
+    """
 
-    def choice(self, seq: Sequence[T], /) -> T: ...
+    def random(self) -> float:
+        """Return a number from 0 to below 1."""
+
+    def randrange(self, stop: int, /) -> int:
+        """Return a whole number from 0 to below `stop`."""
+
+    def choice(self, seq: Sequence[T], /) -> T:
+        """Return one of a sequence that is not empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +85,12 @@ class TableData:
         Further DDL: indexes.
     virtual : str
         The module of a virtual table: ``fts5``.
+
+    Examples
+    --------
+    >>> table = TableData("products", ("name TEXT", "price REAL"), (("mouse", 19.99),))
+    >>> table.ddl
+    ('CREATE TABLE "products"(name TEXT, price REAL)',)
     """
 
     name: str
@@ -83,7 +108,7 @@ class TableData:
 
 
 class Mismatch(AssertionError):
-    """A coordinator's answer differs from the oracle's; the message is a program that shows it."""
+    """A coordinator's answer differs from the oracle's: run the message, which is a program that shows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +125,18 @@ class Case:
         Table name to one vendor number per row.
     shard_column : str, optional
         A column that holds each row's vendor: ``v000`` for number 0.
+
+    Examples
+    --------
+    Two vendors: the first has the mouse, the second the lamp and the desk.
+
+    >>> rows = (("mouse",), ("lamp",), ("desk",))
+    >>> case = Case((TableData("products", ("name TEXT",), rows),), vendors=2, owners={"products": (0, 1, 1)})
+    >>> fleet = case.fleet()
+    >>> [database.execute("SELECT name FROM products").fetchall() for database in fleet]
+    [[('mouse',)], [('lamp',), ('desk',)]]
+    >>> for database in fleet:
+    ...     database.close()
     """
 
     tables: tuple[TableData, ...]
@@ -136,6 +173,16 @@ class Case:
 def typed(rows: Sequence[Sequence[Any]]) -> list[tuple[tuple[str, Any], ...]]:
     """Return rows with each value's type, floats by their bits, so that 1 and 1.0, 0.0 and -0.0 differ.
 
+    Parameters
+    ----------
+    rows : sequence of sequence
+        Rows of an answer.
+
+    Returns
+    -------
+    list of tuple of (str, value)
+        To be compared with ``==``; NaN equals itself.
+
     Examples
     --------
     >>> typed([(1, 1.0)])
@@ -145,7 +192,35 @@ def typed(rows: Sequence[Sequence[Any]]) -> list[tuple[tuple[str, Any], ...]]:
 
 
 def run_oracle(connection: Connection, sql: str, params: Any = ()) -> tuple[tuple[str, ...], list[Row]]:
-    """Run a statement on one database and return its column names and rows."""
+    """Run a statement on one database and return its column names and rows.
+
+    Parameters
+    ----------
+    connection : Connection
+        That of :meth:`Case.oracle`, say.
+    sql : str
+        The statement.
+    params : sequence or mapping
+        Values of its placeholders.
+
+    Returns
+    -------
+    tuple of str
+        Names of the columns as SQLite gives them.
+    list of tuple
+        Rows; empty where the statement has none.
+
+    Raises
+    ------
+    mktsim.sqlite.Error
+        SQLite refuses the statement.
+
+    Examples
+    --------
+    >>> with closing(Case((TableData("products", ("name TEXT",), (("mouse",),)),), vendors=1).oracle()) as database:
+    ...     run_oracle(database, "SELECT name, COUNT(*) FROM products WHERE name = ?", ["mouse"])
+    (('name', 'COUNT(*)'), [('mouse', 1)])
+    """
     names: list[str] = []
 
     def look(cursor: Cursor, _sql: str, _bindings: Any) -> bool:
@@ -225,6 +300,15 @@ def check_statement(
     ------
     Mismatch
         The answers differ, or only one of them is an error.
+
+    Examples
+    --------
+    Is the answer of your statement the same, however its rows are spread?
+
+    >>> prices = ((1.5,), (2.5,), (None,), (1e300,), (-1e300,))
+    >>> case = Case((TableData("products", ("price REAL",), prices),), vendors=3, owners={"products": (0, 1, 1, 2, 0)})
+    >>> check_statement("SELECT COUNT(*), SUM(price) FROM products", case).rows
+    [(5, 4.0)]
     """
     oracle = case.oracle()
     fleet: list[Connection] = []
@@ -260,7 +344,32 @@ def check_statement(
 
 
 def make_coordinator(case: Case, fleet: Sequence[Connection]) -> QueryCoordinator:
-    """Return a coordinator over a case's fleet; the caller closes both."""
+    """Return a coordinator over a case's fleet; the caller closes both.
+
+    Parameters
+    ----------
+    case : Case
+        What the fleet was made of.
+    fleet : sequence of Connection
+        One database a vendor: ``case.fleet()``.
+
+    Returns
+    -------
+    QueryCoordinator
+        Its vendors are ``v000``, ``v001`` and so on.
+
+    Examples
+    --------
+    >>> case = Case((TableData("products", ("name TEXT",), (("mouse",), ("lamp",))),), 2, {"products": (0, 1)})
+    >>> fleet = case.fleet()
+    >>> coordinator = make_coordinator(case, fleet)
+    >>> check_statement("SELECT MIN(name) FROM products", case, coordinator=coordinator).rows
+    [('lamp',)]
+    >>> coordinator.explain("SELECT MIN(name) FROM products").vendors
+    2
+    >>> for each in (coordinator, *fleet):
+    ...     each.close()
+    """
     scanners = [Scanner.from_connection(f"v{vendor:03d}", connection) for vendor, connection in enumerate(fleet)]
     return QueryCoordinator(scanners, schema=case.schema)
 
@@ -322,11 +431,13 @@ class Grammar:
     Examples
     --------
     >>> import random
-    >>> grammar = Grammar(random.Random(7))
+    >>> grammar = Grammar(random.Random(15))
     >>> case = grammar.case()
     >>> sql, params = grammar.statement(case)
-    >>> check_statement(sql, case, params) is not Mismatch
-    True
+    >>> print(sql)
+    SELECT * FROM t ORDER BY vendorId, c LIMIT 5
+    >>> check_statement(sql, case, params)
+    QueryResult(5 rows x 4 columns, two-phase, 6 of 6 vendors, 0 pruned)
     """
 
     def __init__(self, random: Random) -> None:

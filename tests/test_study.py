@@ -350,12 +350,12 @@ def test_intervals_cover_as_often_as_they_say() -> None:
 
 
 def test_batch_means_cover_where_naive_intervals_do_not() -> None:
-    """An autoregressive series, correlation 0.9: the naive interval is far too short."""
+    """An autoregressive series, correlation 0.8: the naive interval is far too short."""
 
     def series(generator: np.random.Generator) -> np.ndarray[Any, Any]:
         x, value = np.empty(4000), 0.0
         for i, noise in enumerate(generator.normal(size=4000)):
-            value = x[i] = 0.9 * value + noise
+            value = x[i] = 0.8 * value + noise
         return x
 
     assert _covered(batch_means_interval, 0.0, series, 200) > 0.88

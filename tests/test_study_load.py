@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,18 +13,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mktsim.errors import InvalidArgumentError, SimulationError
+from mktsim.errors import InvalidArgumentError, SimulationError, UndercoverageWarning
 from mktsim.fanout.policy import ScatterPolicy
-from mktsim.sim.conditions import Hiccups
+from mktsim.sim.conditions import Geography, Hiccups, Route, Zone
 from mktsim.sim.latency import Constant, Exponential, LogNormal, Uniform
 from mktsim.sim.world import World
 from mktsim.streams import Streams
-from mktsim.study import analytic
+from mktsim.study import analytic, capacity
 from mktsim.study.arrivals import Batches, Bursts, Diurnal, Poisson, TraceDriven
 from mktsim.study.capacity import load_curve, saturation_point
-from mktsim.study.load import simulate_load, uncovered
+from mktsim.study.load import draw_calls, simulate_load, uncovered
 from mktsim.study.queues import service_ends, shared_service_ends
 from mktsim.study.scenario import Scenario
+from mktsim.study.statistics import autocorrelation_time, batch_means_interval, mser5, warm_up_is_known
 
 _PROCESSES = [
     Poisson(200.0),
@@ -258,3 +260,167 @@ def test_the_saturation_point_is_where_theory_has_it() -> None:
     for arguments in ({"limit_ms": 0}, {"warm_up": 0.9}, {"tolerance": 0.0}, {"statistic": "best"}):
         with pytest.raises(InvalidArgumentError):
             saturation_point(_QUEUE, Poisson(1.0), **{"limit_ms": 2.0, "seed": 1, **arguments})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def drawn() -> Any:
+    """Draw each replication's requests once for all limits: drawing is nearly all that a search takes."""
+    known: dict[Any, Any] = {}
+
+    def remembered(scenario: Scenario, streams: Streams, requests: int) -> Any:
+        key = (scenario, streams, requests)
+        if key not in known:
+            known[key] = draw_calls(scenario, streams, requests)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(capacity, "draw_calls", remembered)
+        yield
+
+
+@pytest.mark.parametrize("limit_ms", [10.0, 20.0, 100.0, 1000.0])
+def test_a_limit_that_runs_are_too_short_for_is_refused_or_warned_of(limit_ms: float, drawn: None) -> None:
+    """M/M/1 at 0.9 by 2,000 requests: right, with a warning; at 0.95 and above, at no rate above the capacity."""
+    given: dict[str, Any] = {"limit_ms": limit_ms, "statistic": "mean", "seed": 1}
+    if limit_ms == 10.0:
+        with pytest.warns(UndercoverageWarning, match="start still shows"):
+            found = saturation_point(_QUEUE, Poisson(1.0), **given)
+        assert 1e3 * analytic.mm1_saturation(limit_ms, 1.0) in found
+        assert found.high < 1000
+        return
+    with pytest.raises(SimulationError, match=r"raise requests, or ask for a lower limit"):
+        saturation_point(_QUEUE, Poisson(1.0), **given)
+
+
+def test_a_sender_that_is_too_slow_is_no_steady_state_though_machines_are_idle() -> None:
+    """Ten messages of 1 ms: a request every 10 ms at most. The machines do nothing; the requests take ever longer."""
+    slow = Scenario(vendors=10, world=World(fan_out_ms=1.0))
+    with pytest.raises(SimulationError, match=r"takes .* longer than the first"):
+        saturation_point(slow, Poisson(1.0), limit_ms=500.0, statistic="mean", requests=200, seed=1)
+
+
+def test_saturation_points_of_short_runs_are_not_too_high() -> None:
+    """M/M/1, p90 of 5.8 ms at 600 a second: runs of 200, 15 macro-runs, hold it and are right within 4 % on average.
+
+    Means of the replications' own rates were 5 % and more too high.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UndercoverageWarning)  # So short runs may well be warned of.
+        found = [
+            saturation_point(
+                _QUEUE, Poisson(1.0), limit_ms=math.log(10) / 0.4, statistic="p90", requests=200, seed=seed,
+                tolerance=0.01,
+            )
+            for seed in range(15)
+        ]  # fmt: skip
+    assert np.mean([each.estimate for each in found]) == pytest.approx(600, rel=0.04)
+    assert sum(600 in each for each in found) >= 12  # 95 % less two and a half binomial standard errors.
+
+
+def test_a_curve_says_where_it_knows_nothing() -> None:
+    """Runs of 20 at 0.95 and any at 1.5: no interval, and one warning that names the rates; the engine that ran."""
+    with pytest.warns(UndercoverageWarning, match=r"at 950 a second the machines have .* cannot tell"):
+        short = load_curve(_QUEUE, Poisson(1.0), [950], statistics=("mean",), requests=20, seed=1)
+    assert short.set_index("statistic").loc["mean", ["low", "high"]].isna().all()
+    with pytest.warns(UndercoverageWarning, match="at 1500 a second the machines have 1") as caught:
+        curve = load_curve(_QUEUE, Poisson(1.0), np.array([100, 1500]), statistics=("mean",), requests=400, seed=1)
+    assert len(caught) == 1
+    means = curve[curve["statistic"] == "mean"].set_index("x")
+    assert means.loc[100.0, "low"] < means.loc[100.0, "high"]
+    assert means.loc[1500.0, ["low", "high"]].isna().all()
+    assert set(curve["engine"]) == {"vectorised"}
+
+
+def test_one_runs_mean_warns_where_its_batches_are_short() -> None:
+    """M/M/1 at 0.8: 2,000 requests cover 60 % of the time, and every run says so, at the caller's line."""
+    warned = 0
+    for seed in range(4):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            simulate_load(_QUEUE, Poisson(800.0), requests=2000, seed=seed).mean()
+        warned += bool(caught)
+        assert all(each.category is UndercoverageWarning and each.filename == __file__ for each in caught)
+    assert warned == 4
+
+
+def _sojourn_ms(generator: np.random.Generator, runs: int, requests: int, utilisation: float) -> Any:
+    arrivals = np.cumsum(generator.standard_exponential((runs, requests)), axis=1) / utilisation
+    return service_ends(arrivals, generator.standard_exponential((runs, requests))) - arrivals
+
+
+@pytest.mark.parametrize(
+    ("requests", "covered", "warned"), [(2000, (0.5, 0.8), (0.95, 1.0)), (40_000, (0.88, 1.0), (0.0, 0.1))]
+)
+def test_batch_means_warn_where_they_cover_less(
+    requests: int, covered: tuple[float, float], warned: tuple[float, float]
+) -> None:
+    """M/M/1 at 0.8, 100 runs: 20 batches of 100 hold the truth of 5 in two runs of three, of 2,000 as they say."""
+    held = said = 0
+    for x in _sojourn_ms(np.random.default_rng(4), 100, requests, 0.8):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            held += 5.0 in batch_means_interval(x[mser5(x) :])
+        said += bool(caught)
+    assert covered[0] <= held / 100 <= covered[1]
+    assert warned[0] <= said / 100 <= warned[1]
+
+
+def test_the_autocorrelation_time_is_that_of_the_law() -> None:
+    """An autoregressive series of correlation r: (1 + r) / (1 - r); constants and alternating series: 1."""
+    for r in (0.0, 0.5, 0.9):
+        noise, x = np.random.default_rng(1).normal(size=40_000), np.empty(40_000)
+        value = 0.0
+        for i, each in enumerate(noise):
+            value = x[i] = r * value + each
+        assert autocorrelation_time(x) == pytest.approx((1 + r) / (1 - r), rel=0.15)
+    assert autocorrelation_time(np.full(10, 3.0)) == 1.0
+    assert autocorrelation_time(np.arange(100) % 2) == 1.0
+
+
+def test_a_warm_up_that_does_not_end_is_told_from_one_that_does() -> None:
+    """A queue beyond its capacity has no end of its warm-up in any run; one at a half has."""
+    generator = np.random.default_rng(3)
+    assert not any(warm_up_is_known(x) for x in _sojourn_ms(generator, 20, 2000, 1.5))
+    assert sum(warm_up_is_known(x) for x in _sojourn_ms(generator, 20, 2000, 0.5)) >= 18
+    assert warm_up_is_known(np.ones(400))
+    assert mser5(np.ones(400)) == 0
+
+
+@pytest.mark.parametrize("warm_up", [-1000, "x", 1.5, True, 400, None])
+def test_a_warm_up_is_a_number_of_requests_that_leaves_some(warm_up: Any) -> None:
+    """Not from behind, not of another kind, not all of them; None is MSER-5's, and whole numbers of numpy count."""
+    found = simulate_load(_QUEUE, Poisson(100.0), requests=400, seed=1)
+    if warm_up is None:
+        assert found.mean(warm_up=np.int64(40)) == found.mean(warm_up=40)  # type: ignore[arg-type]
+        return
+    with pytest.raises(InvalidArgumentError, match="warm_up"):
+        found.mean(warm_up=warm_up)
+
+
+def test_one_run_under_load_warns_of_what_it_cannot_know() -> None:
+    """Beyond the capacity there is no mean; where vendors stand was drawn once."""
+    with pytest.warns(UndercoverageWarning, match="no steady state"):
+        simulate_load(_QUEUE, Poisson(1500.0), requests=400, seed=1).mean()
+    ways = (Route(("a", "a"), Constant(1.0)), Route(("a", "b"), Constant(9.0)), Route(("b", "b"), Constant(1.0)))
+    world = World(service=Exponential(1.0), geography=Geography((Zone("a", "a"), Zone("b", "b")), ways, home="a"))
+    with pytest.warns(UndercoverageWarning, match="zones"):
+        simulate_load(Scenario(vendors=3, world=world), Poisson(10.0), requests=400, seed=1).mean()
+
+
+def test_a_curve_checks_everything_before_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rates, statistics, engines, calls that do not fit: named errors, and nothing was simulated."""
+    monkeypatch.setattr(capacity, "run_load", lambda *_, **__: pytest.fail("it worked first"))
+    windowed = _QUEUE.replace(vendors=4, window=2)
+    cases: list[dict[str, Any]] = [
+        {"rates_per_s": []}, {"rates_per_s": 5}, {"rates_per_s": "300"}, {"rates_per_s": [300, True]},
+        {"rates_per_s": [0]}, {"statistics": ()}, {"statistics": "mean"}, {"statistics": ("best",)},
+        {"scenario": windowed, "engine": "vectorised"}, {"engine": "magic"}, {"seed": -1},
+        {"scenario": _QUEUE.replace(vendors=100_000)},
+    ]  # fmt: skip
+    for changes in cases:
+        given = {"scenario": _QUEUE, "rates_per_s": [300], "requests": 1000, "seed": 1, **changes}
+        with pytest.raises(InvalidArgumentError):
+            load_curve(given.pop("scenario"), Poisson(1.0), given.pop("rates_per_s"), **given)
+    for engine in ("vectorised", "magic"):
+        with pytest.raises(InvalidArgumentError):
+            saturation_point(windowed, Poisson(1.0), limit_ms=5.0, seed=1, engine=engine)  # type: ignore[arg-type]

@@ -70,8 +70,8 @@ def test_replications_that_remember_their_start_are_told_as_such() -> None:
     [said] = warned(paused, replications=10, requests=20)
     assert "in scenario 0 there are 10 replications of 20 requests" in said
     remembering = np.arange(54.0).reshape(9, 6)
-    assert "start still shows" in str(_doubt(remembering, independent=False))
-    assert _doubt(remembering, independent=True) is None
+    assert "start still shows" in str(_doubt(remembering, is_steady=False))
+    assert _doubt(remembering, is_steady=True) is None
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,24 @@ class Aggregator:
     ------
     InvalidArgumentError
         It has no children, or two of the same id.
+
+    Examples
+    --------
+    The answer is that of the leaves; the coordinator has called two nodes rather than three.
+
+    >>> import asyncio
+    >>> from mktsim.fanout import QueryCoordinator, Scanner
+    >>> from mktsim.sql import Schema
+    >>> acme, bolt, core = (Scanner(name, lambda sql, params: [(2,)]) for name in ("acme", "bolt", "core"))
+    >>> europe = Aggregator("europe", [acme, bolt])
+    >>> europe.width, europe.covers("core")
+    (2, False)
+    >>> schema = Schema(["CREATE TABLE products(name TEXT)"])
+    >>> coordinator = QueryCoordinator([europe, core], schema=schema)
+    >>> result = asyncio.run(coordinator.query("SELECT COUNT(*) FROM products"))
+    >>> coordinator.close()
+    >>> result.rows, result.stats.calls
+    ([(6,)], 2)
     """
 
     is_inner = True

@@ -61,6 +61,23 @@ class Guarantees:
         How many rows from the first on belong to the full answer for certain.
     text : str
         The same in words.
+
+    Examples
+    --------
+    One of two vendors is down; whatever it holds, there are no fewer products than were counted.
+
+    >>> import asyncio
+    >>> from mktsim.fanout import QueryCoordinator, Scanner
+    >>> from mktsim.sql import Schema
+    >>> def down(sql, params):
+    ...     raise ConnectionError("no route to host")
+    >>> scanners = [Scanner("acme", lambda sql, params: [(6,)]), Scanner("bolt", down)]
+    >>> schema = Schema(["CREATE TABLE products(name TEXT)"])
+    >>> coordinator = QueryCoordinator(scanners, schema=schema)
+    >>> result = asyncio.run(coordinator.query("SELECT COUNT(*) FROM products", allow_partial=True))
+    >>> coordinator.close()
+    >>> result.rows, result.guarantees.columns, str(result.guarantees)
+    ([(6,)], ('lower bound',), 'COUNT(*) lower bound')
     """
 
     rows: Literal["all", "subset", "none"]

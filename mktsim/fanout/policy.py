@@ -46,11 +46,27 @@ class Breaker:
         Seconds after which it is half-open: `probes` calls at a time are let through; a success closes it, a failure
         opens it again.
     probes : int
+        Calls at a time that try a half-open circuit.
 
     Raises
     ------
     InvalidArgumentError
         If a value is none of its kind.
+
+    Examples
+    --------
+    After two failures in a row the scanner is left alone for a second; then one call at a time tries it.
+
+    >>> from mktsim.fanout.policy import Circuits
+    >>> breaker, circuits = Breaker(failures=2, open_s=1.0), Circuits()
+    >>> for _ in range(2):
+    ...     circuits.failed("vendor/acme", breaker, now_s=0.0)
+    >>> circuits.admit("vendor/acme", breaker, now_s=0.5)
+    False
+    >>> [circuits.admit("vendor/acme", breaker, now_s=1.0) for _ in range(2)]
+    [True, False]
+    >>> ScatterPolicy(breaker=breaker).asks_once
+    False
     """
 
     failures: int = 5
@@ -177,6 +193,11 @@ _SMALLEST_S: Final = 1e-6
 @dataclass(slots=True)
 class Histogram:
     """Durations in logarithmic buckets: constant memory, mergeable, quantiles within 9 %.
+
+    Attributes
+    ----------
+    count : int
+        Durations counted so far.
 
     Examples
     --------

@@ -29,6 +29,12 @@ class Coverage:
     missing : tuple of str
         Ids of the scanners (vendors, or shards of vendors) that did not answer, and of single vendors of a shard that
         did not.
+
+    Examples
+    --------
+    >>> coverage = Coverage(asked=4, answered=3, missing=("bolt",))
+    >>> coverage.complete, coverage.fraction, coverage.missing_vendors
+    (False, 0.75, ('bolt',))
     """
 
     asked: int
@@ -78,6 +84,26 @@ class QueryStats:
         How vendors were read, and why: what was pruned, or answered from summaries or earlier partials.
     stale : Staleness or None
         For how many vendors replicas answered, and how far behind they were at most; None where none did.
+
+    Examples
+    --------
+    A hundred rows are averaged, and two travel: each vendor sends a sum and a count.
+
+    >>> import asyncio, sqlite3
+    >>> from mktsim.fanout import QueryCoordinator, Scanner
+    >>> fleet = {name: sqlite3.connect(":memory:") for name in ("acme", "bolt")}
+    >>> for connection in fleet.values():
+    ...     _ = connection.execute("CREATE TABLE products(price REAL)")
+    ...     _ = connection.executemany("INSERT INTO products VALUES (?)", [(float(price),) for price in range(50)])
+    >>> coordinator = QueryCoordinator([Scanner.from_connection(*each) for each in fleet.items()])
+    >>> stats = asyncio.run(coordinator.query("SELECT AVG(price) FROM products")).stats
+    >>> coordinator.close()
+    >>> stats.tier, stats.vendors_answered, stats.rows_shipped
+    ('two-phase', 2, 2)
+    >>> sorted(stats.wall_s)
+    ['gather', 'plan', 'scatter', 'total']
+    >>> for connection in fleet.values():
+    ...     connection.close()
     """
 
     tier: str
@@ -179,7 +205,8 @@ class QueryResult:
         if stats.stale is not None:
             foot += f"; {stats.stale.vendors:,} vendors answered by replicas up to {stats.stale.seconds:.3g} s behind"
         table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        return f"{table}{more}<p><small>{foot}{missing}</small></p>"
+        # JupyterLab would typeset `$5 and $6` in a value as mathematics.
+        return f"<div class='mathjax_ignore tex2jax_ignore'>{table}{more}<p><small>{foot}{missing}</small></p></div>"
 
 
 def _shown(value: Any) -> str:
@@ -201,6 +228,8 @@ class Explanation:
 
     Attributes
     ----------
+    sql : str
+        The statement, as it was given.
     tier : str
         How it would be answered.
     scatter : tuple of str
@@ -223,6 +252,17 @@ class Explanation:
         How many rows reach the coordinator, as far as the plan bounds it.
     reading : str
         How vendors would be read, and why: what summaries or earlier partials spare.
+
+    Examples
+    --------
+    >>> from mktsim.sql import Planner, Schema
+    >>> planner = Planner(Schema(["CREATE TABLE products(category TEXT, price REAL)"]))
+    >>> plan = planner.plan("SELECT category, MAX(price) FROM products GROUP BY category")
+    >>> explanation = Explanation.of(plan, vendors=1_000, pruned=20, only=None, routed=False)
+    >>> explanation.tier, explanation.vendors, explanation.travels
+    ('two-phase', 1000, 'a row for each group of each of 1,000 vendors')
+    >>> print(explanation.scatter[0])
+    SELECT "products"."category", MAX(price) FROM "products" GROUP BY category
     """
 
     sql: str

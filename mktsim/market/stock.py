@@ -189,7 +189,30 @@ class Stock(DurableObject):
 
 
 class Inventory:
-    """What a vendor has in stock; lives where the vendor lives."""
+    """What a vendor has in stock; made by ``vendor.inventory()``, and it stays where the vendor lives.
+
+    Parameters
+    ----------
+    vendor : Stock
+        Whose stock it is.
+
+    Examples
+    --------
+    >>> import asyncio
+    >>> from mktsim import Marketplace
+    >>> async def story():
+    ...     async with Marketplace.open() as market:
+    ...         acme = market.vendor("acme")
+    ...         await acme.initialize()
+    ...         await acme.create_product(name="Mouse", sku="SKU-1", price=19.99, stock=3)
+    ...         await acme.create_product(name="Lamp", sku="SKU-2", price=12.50, stock=1)
+    ...         held = await acme.inventory().reserve("SKU-1", 2)
+    ...         left = await acme.inventory().available("SKU-1")
+    ...         await acme.inventory().release(held["reservationId"])
+    ...         return left, await acme.inventory().available("SKU-1"), await acme.inventory().cheapest()
+    >>> asyncio.run(story())
+    (1, 3, 'SKU-2')
+    """
 
     def __init__(self, vendor: Stock) -> None:
         self._vendor = vendor

@@ -18,13 +18,30 @@ __all__ = ["Inventory", "VendorObject", "minor_units"]
 
 
 class VendorObject(Orders):
-    """One vendor. All public methods are open to callers through ``market.vendor(id)``.
+    """One vendor; made by the host. All public methods are open to callers through ``market.vendor(id)``.
+
+    Parameters
+    ----------
+    id : str
+        The vendor's id.
 
     Examples
     --------
+    A subclass says more than every vendor does.
+
+    >>> import asyncio
+    >>> from mktsim import Marketplace
     >>> class Florist(VendorObject):
     ...     def water(self) -> int:
     ...         return len(self.things.list("Product"))
+    >>> async def story():
+    ...     async with Marketplace.open(vendor_class=Florist) as market:
+    ...         rose = market.vendor("rose")
+    ...         await rose.initialize(name="Rose & Daughters")
+    ...         await rose.create_product(name="Fern")
+    ...         return (await rose.profile())["name"], await rose.water()
+    >>> asyncio.run(story())
+    ('Rose & Daughters', 1)
     """
 
     def initialize(self, profile: Mapping[str, Any] | None = None, **fields: Any) -> Thing:

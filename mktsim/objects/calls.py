@@ -127,6 +127,16 @@ class Outcome:
 def exposed(member: F) -> F:
     """Open a method or the function of a property to callers from outside.
 
+    Parameters
+    ----------
+    member : callable
+        The method, or the function below ``@property``.
+
+    Returns
+    -------
+    callable
+        The same.
+
     Examples
     --------
     >>> class Counter:

@@ -59,6 +59,15 @@ def deadline(seconds: float) -> Iterator[None]:
     A call that is not answered by then raises :class:`~mktsim.errors.VendorTimeoutError`; what it had begun and not yet
     committed is undone. An inner deadline can only be earlier than the outer one.
 
+    Parameters
+    ----------
+    seconds : float
+        Of the running loop's clock, above 0.
+
+    Yields
+    ------
+    None
+
     Raises
     ------
     InvalidArgumentError
@@ -66,10 +75,22 @@ def deadline(seconds: float) -> Iterator[None]:
 
     Examples
     --------
-    ::
-
-        with deadline(0.2):
-            stock = await market.vendor("acme").inventory().available("SKU-123")
+    >>> from mktsim import Marketplace, VendorObject
+    >>> class Sleeper(VendorObject):
+    ...     async def think(self):
+    ...         await asyncio.sleep(60)
+    >>> async def story():
+    ...     async with Marketplace.open(vendor_class=Sleeper) as market:
+    ...         acme = market.vendor("acme")
+    ...         await acme.initialize()
+    ...         with deadline(0.01):
+    ...             await acme.think()
+    >>> from mktsim.errors import VendorTimeoutError
+    >>> try:
+    ...     asyncio.run(story())
+    ... except VendorTimeoutError as error:
+    ...     print(error.vendor_id, error)
+    vendor/acme 'vendor/acme' did not answer 'think' before the deadline: allow more time
     """
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= _LONGEST_S:
         raise InvalidArgumentError(f"a deadline is a number of seconds above 0, not {seconds!r:.80}")

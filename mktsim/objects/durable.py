@@ -63,7 +63,12 @@ def _lane(data: Mapping[str, Any]) -> str:
 
 
 class DurableObject(Receiver):
-    """An object that outlives its process; subclass it and declare public methods.
+    """An object that outlives its process; subclass it and declare public methods. It is made by its host alone.
+
+    Parameters
+    ----------
+    id : str
+        The object's id, which names its database.
 
     Attributes
     ----------
@@ -85,15 +90,32 @@ class DurableObject(Receiver):
 
     Examples
     --------
+    A shop that counts its notes: the second note finds the first in the shop's own database.
+
     >>> import asyncio
-    >>> from mktsim.objects import exposed, noun
+    >>> from mktsim.network import InProcessNetwork
+    >>> from mktsim.objects import Caller, ObjectHost, noun, object_schema
+    >>> from mktsim.objects.ledger import FixedLedger
+    >>> from mktsim.storage import open_store
+    >>> from mktsim.streams import Streams
     >>> class Shop(DurableObject):
     ...     nouns = (noun("Note", {"text": "TEXT"}),)
+    ...     creators = frozenset({"note"})
     ...
-    ...     @exposed
     ...     def note(self, text):
-    ...         self.things.create("Note", {"text": text})
-    ...         return self.sql("SELECT COUNT(*) AS notes FROM notes")
+    ...         self.things.create("Note", text=text)
+    ...         return self.sql.execute("SELECT COUNT(*) FROM notes")[0][0]
+    >>> async def story():
+    ...     network, schema = InProcessNetwork(), object_schema(*Shop.nouns)
+    ...     with open_store("memory", None, schema, shards=["s0"], locate=lambda id: "s0") as store:
+    ...         settings = {"hub": "hub", "streams": Streams(1), "ledger": FixedLedger(())}
+    ...         host = ObjectHost(store, network, factory=Shop, prefix="shop/", **settings)
+    ...         acme = Caller(network, "reader").stub("shop/acme")
+    ...         counts = [await acme.note("milk"), await acme.note("eggs")]
+    ...         await host.close()
+    ...     return counts
+    >>> asyncio.run(story())
+    [1, 2]
     """
 
     nouns: ClassVar[tuple[Noun, ...]] = ()

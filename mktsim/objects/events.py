@@ -43,6 +43,24 @@ class Event:
         The sender's address.
     offset : int
         Its place in the market's log of events, from 1; 0 where there is none.
+
+    Examples
+    --------
+    A handler is handed the event once the request that sent it has committed.
+
+    >>> import asyncio
+    >>> from mktsim import Marketplace
+    >>> async def story():
+    ...     seen = []
+    ...     async with Marketplace.open() as market:
+    ...         market.on.Vendor.changed(seen.append)
+    ...         await market.vendor("acme").initialize()
+    ...         await market.vendor("acme").suspend()
+    ...         await market.idle()
+    ...     return seen
+    >>> [event] = asyncio.run(story())
+    >>> event.name, event.sender, event.data["status"]
+    ('Vendor.changed', 'vendor/acme', 'suspended')
     """
 
     id: str

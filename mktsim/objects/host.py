@@ -95,6 +95,38 @@ class ObjectHost:
         Told when an event becomes a dead letter.
     first_serial : callable, optional
         The serial number after which a new object of an id begins; above what one of that id, deleted since, gave out.
+
+    Examples
+    --------
+    Two objects with a database each; what one request raises, it has not done.
+
+    >>> from mktsim.network import InProcessNetwork
+    >>> from mktsim.objects import Caller, noun, object_schema
+    >>> from mktsim.objects.ledger import FixedLedger
+    >>> from mktsim.storage import open_store
+    >>> class Notebook(DurableObject):
+    ...     nouns = (noun("Note", {"text": "TEXT NOT NULL"}),)
+    ...     creators = frozenset({"write"})
+    ...
+    ...     def write(self, text):
+    ...         self.things.create("Note", text=text)
+    ...         assert text != "nonsense"
+    ...
+    ...     def texts(self):
+    ...         return [note["text"] for note in self.things.list("Note")]
+    >>> async def story():
+    ...     network, schema = InProcessNetwork(), object_schema(*Notebook.nouns)
+    ...     with open_store("memory", None, schema, shards=["s0"], locate=lambda id: "s0") as store:
+    ...         settings = {"hub": "hub", "streams": Streams(1), "ledger": FixedLedger(())}
+    ...         host = ObjectHost(store, network, factory=Notebook, prefix="book/", **settings)
+    ...         mine, yours = map(Caller(network, "reader").stub, ("book/mine", "book/yours"))
+    ...         await asyncio.gather(mine.write("milk"), yours.write("eggs"))
+    ...         failed = await asyncio.gather(mine.write("nonsense"), return_exceptions=True)
+    ...         texts = await mine.texts(), await yours.texts()
+    ...         await host.close()
+    ...     return texts
+    >>> asyncio.run(story())
+    (['milk'], ['eggs'])
     """
 
     def __init__(

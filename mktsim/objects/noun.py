@@ -66,6 +66,14 @@ class Noun:
         The names of the columns, in order.
     affinity : mapping of str to str
         Column name to TEXT, INTEGER, REAL or BLOB.
+
+    Examples
+    --------
+    >>> product = noun("Product", {"name": "TEXT NOT NULL", "price": "REAL"})
+    >>> product.table, product.names
+    ('products', ('id', 'vendorId', 'name', 'price'))
+    >>> print(product.ddl()[0])
+    CREATE TABLE products(id TEXT PRIMARY KEY, vendorId TEXT NOT NULL, name TEXT NOT NULL, price REAL)
     """
 
     name: str

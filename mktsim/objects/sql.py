@@ -89,6 +89,28 @@ class Limits:
         Size of any one value that SQLite handles on the way.
     steps : int
         Steps of SQLite's virtual machine, counted in tens of thousands; 100 million take a second or two.
+
+    Examples
+    --------
+    A class of objects may allow less than is usual.
+
+    >>> import asyncio
+    >>> from mktsim import Marketplace, VendorObject
+    >>> from mktsim.errors import QueryTooLargeError
+    >>> class Frugal(VendorObject):
+    ...     limits = Limits(result_rows=3)
+    >>> async def story(rows):
+    ...     async with Marketplace.open(vendor_class=Frugal) as market:
+    ...         await market.vendor("acme").initialize()
+    ...         numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n LIMIT ?"
+    ...         return await market.vendor("acme").query(numbers, [rows])
+    >>> asyncio.run(story(3))
+    [(1,), (2,), (3,)]
+    >>> try:
+    ...     asyncio.run(story(4))
+    ... except QueryTooLargeError as error:
+    ...     print(str(error).splitlines()[0])
+    an answer may have 3 rows and 16000000 bytes: add a LIMIT or aggregate
     """
 
     statement_characters: int = 100_000

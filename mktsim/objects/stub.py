@@ -46,7 +46,30 @@ _log = logging.getLogger("mktsim.objects")
 
 
 class Stub(Promise):
-    """Another object, or the promise of an answer; made by :meth:`Caller.stub` and by calling one."""
+    """Another object, or the promise of an answer; made by :meth:`Caller.stub` and by calling one.
+
+    Parameters
+    ----------
+    node : Node
+        Its place in the graph of calls.
+
+    Examples
+    --------
+    A chain of calls is one message, and of a list of products only what was asked for travels back.
+
+    >>> from mktsim import Marketplace
+    >>> async def story():
+    ...     async with Marketplace.open() as market:
+    ...         acme = market.vendor("acme")
+    ...         await acme.initialize()
+    ...         await acme.create_product(name="Mouse", sku="SKU-1", stock=3)
+    ...         before = market.network.stats.round_trips
+    ...         units = await acme.inventory().available("SKU-1")
+    ...         name = await acme.list_products()[0]["name"]
+    ...         return units, name, market.network.stats.round_trips - before
+    >>> asyncio.run(story())
+    (3, 'Mouse', 2)
+    """
 
     __slots__ = ()
 
@@ -100,6 +123,17 @@ class Caller:
         Calls that nobody awaited and that failed.
     last_lost : deque of (str, str, Exception)
         Address, method and error of the last hundred of them.
+
+    Examples
+    --------
+    >>> from mktsim.network import InProcessNetwork
+    >>> caller = Caller(InProcessNetwork(), "reader")
+    >>> acme = caller.stub("vendor/acme")
+    >>> acme.inventory
+    <stub 'vendor/acme'.inventory>
+    >>> acme.list_products()
+    Traceback (most recent call last):
+    mktsim.errors.ObjectError: calls are sent by a running event loop: call from a coroutine, or from a notebook
     """
 
     def __init__(self, network: Network, source: str) -> None:

@@ -25,15 +25,28 @@ _PYTHON_TYPES: Final[dict[str, tuple[type, ...]]] = {
 
 
 class Things:
-    """What a durable object keeps; reached as ``self.things``.
+    """What a durable object keeps; made by its object and reached as ``self.things``.
+
+    Parameters
+    ----------
+    owner : DurableObject
+        Whose database it is.
 
     Examples
     --------
-    Inside a method of an object whose nouns include `Product`::
-
-        made = self.things.create("Product", name="Lamp", price=19.5)
-        self.things.update("Product", made["id"], stock=3)
-        self.things.find("Product", category="lighting")
+    >>> import asyncio
+    >>> from mktsim import Marketplace, VendorObject
+    >>> class Shop(VendorObject):
+    ...     def stocktaking(self):
+    ...         made = self.things.create("Product", name="Lamp", category="lighting", stock=3)
+    ...         self.things.update("Product", made["id"], stock=2)
+    ...         return [(each["name"], each["stock"]) for each in self.things.find("Product", category="lighting")]
+    >>> async def story():
+    ...     async with Marketplace.open(vendor_class=Shop) as market:
+    ...         await market.vendor("acme").initialize()
+    ...         return await market.vendor("acme").stocktaking()
+    >>> asyncio.run(story())
+    [('Lamp', 2)]
     """
 
     __slots__ = ("_by_name", "_owner")

@@ -46,6 +46,17 @@ class NodePlacement(ABC):
         If an id is no string or empty, or a weight cannot be used.
     DuplicateError
         If an id comes twice.
+
+    Examples
+    --------
+    >>> from mktsim.placement import RendezvousHash
+    >>> placement = RendezvousHash({"small": 1, "large": 3})
+    >>> keys = [f"vendor-{i}" for i in range(10_000)]
+    >>> np.bincount(placement.assign(keys)).tolist()
+    [2594, 7406]
+    >>> placement.remove_node("large")
+    >>> placement.nodes
+    ('small',)
     """
 
     kind: ClassVar[str]  # how a stored placement names its class

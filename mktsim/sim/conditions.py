@@ -24,7 +24,33 @@ from mktsim.streams import Streams
 
 @dataclass(frozen=True, slots=True)
 class Zone:
-    """A place of a region, and its share of the hosts (any positive weights)."""
+    """A place of a region, and its share of the hosts.
+
+    Parameters
+    ----------
+    name : str
+        Of the zone.
+    region : str
+        Which region it belongs to; routes may name it for all of its zones.
+    share : float
+        A weight against those of the other zones.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If a name is no string, or the share is negative or not finite.
+
+    Examples
+    --------
+    Three of four hosts stand in New York.
+
+    >>> from mktsim.sim.latency import Constant
+    >>> near, far = Constant(1), Constant(45)
+    >>> routes = [Route(("eu", "eu"), near), Route(("us", "us"), near), Route(("eu", "us"), far)]
+    >>> geography = Geography([Zone("fra", "eu"), Zone("nyc", "us", share=3)], routes, home="fra")
+    >>> np.bincount(geography.place(Streams(1), "leaf", 10_000)).tolist()
+    [2425, 7575]
+    """
 
     name: str
     region: str
@@ -48,6 +74,21 @@ class Route:
         One way, ms.
     bandwidth_mbps : float or None
         Megabits a second of one link; None means that size does not matter.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If the ends are not two names, or a value is out of range.
+
+    Examples
+    --------
+    A megabyte over 100 Mbit/s takes 80 ms beside the distance.
+
+    >>> from mktsim.sim.latency import Constant
+    >>> from mktsim.sim.world import TICK_S, transfer_ticks
+    >>> route = Route(("eu", "us"), Constant(45), bandwidth_mbps=100)
+    >>> route.latency.mean_ms, round(float(transfer_ticks(1_000_000, route.bandwidth_mbps)) * TICK_S, 3)
+    (45.0, 0.08)
     """
 
     ends: tuple[str, str]
@@ -170,6 +211,21 @@ class ColdStart:
         Of all calls that find a cold host, each drawn by itself.
     idle_ms : float or None
         A host that was not called for so long is cold as well, and so is one that has not been called yet.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If a value is out of range.
+
+    Examples
+    --------
+    One host in a hundred sleeps; of a hundred that are asked there is nearly always one.
+
+    >>> from mktsim.sim import World, vectorised_sojourn_times
+    >>> from mktsim.sim.latency import Constant
+    >>> world = World(service=Constant(2), cold_start=ColdStart(Constant(1_200), share=0.01))
+    >>> vectorised_sojourn_times(world, Streams(1), leaves=100, requests=range(5)).round(3)
+    array([0.002, 0.002, 0.002, 1.202, 0.002])
     """
 
     latency: Latency
@@ -198,6 +254,23 @@ class Hiccups:
         From the begin of one pause to the next; each host has its own phase.
     latency : Latency
         How long a pause is, ms; cut at half of `every_ms`.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If a value is out of range.
+
+    Examples
+    --------
+    Each host stands still for 10 ms of every 100. Of a hundred that serve for 1 ms, one nearly always begins to when it
+    is asked, once the first pauses have come.
+
+    >>> from mktsim.sim import World
+    >>> from mktsim.sim.events import event_sojourn_times
+    >>> from mktsim.sim.latency import Constant
+    >>> world = World(service=Constant(1), hiccups=Hiccups(100, Constant(10)))
+    >>> event_sojourn_times(world, Streams(1), leaves=100, requests=range(5)).round(3)
+    array([0.001, 0.011, 0.011, 0.011, 0.011])
     """
 
     every_ms: float
@@ -227,6 +300,19 @@ class Background:
         From 0 to below 1, by the others.
     service_ms : float
         Mean of one of the others' calls.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If a value is out of range.
+
+    Examples
+    --------
+    Of hosts that are busy for 0.8 of the time, one in five is found idle; the mean wait is that of M/M/1, 4 services.
+
+    >>> waiting_ms = Background(0.8, 1.0).sample((np.arange(100_000) + 0.5) / 100_000)
+    >>> round(float(np.mean(waiting_ms == 0)), 3), round(float(waiting_ms.mean()), 2)
+    (0.2, 4.0)
     """
 
     utilisation: float
@@ -261,6 +347,28 @@ class RequestLimit:
         Calls a second that it takes on in the long run.
     burst : int
         Calls that it takes on at once after a rest, against that rate.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If a value is out of range, or neither a queue nor a rate is given.
+
+    Examples
+    --------
+    A host that lets one call wait turns the third away.
+
+    >>> import asyncio
+    >>> from mktsim.sim import SimNetwork, World, sim_run
+    >>> from mktsim.sim.latency import Constant
+    >>> async def story():
+    ...     world = World(service=Constant(2), limit=RequestLimit(queue=1))
+    ...     network = SimNetwork(asyncio.get_running_loop(), world, Streams(1))
+    ...     network.add_hosts("leaf", ["vendor/acme"])
+    ...     network.register("vendor/acme", lambda target, message: "here you are")
+    ...     calls = [network.call("coordinator", "vendor/acme", "a mouse, please") for _ in range(3)]
+    ...     return await asyncio.gather(*calls, return_exceptions=True)
+    >>> [answer if isinstance(answer, str) else type(answer).__name__ for answer in sim_run(story())]
+    ['here you are', 'here you are', 'OverloadedError']
     """
 
     queue: int | None = None

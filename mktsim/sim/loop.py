@@ -315,6 +315,11 @@ def sim_run(coroutine: Coroutine[Any, Any, T], *, environment: simpy.Environment
     environment : simpy.Environment, optional
         See :class:`SimLoop`.
 
+    Returns
+    -------
+    object
+        What the coroutine returned.
+
     Raises
     ------
     SimulationError
@@ -324,6 +329,23 @@ def sim_run(coroutine: Coroutine[Any, Any, T], *, environment: simpy.Environment
     -----
     Works inside a running loop as well, as in a notebook: asyncio allows one loop a thread, so the run then gets a
     thread of its own and this call waits for it, as for any computation.
+
+    Examples
+    --------
+    An hour passes at once, to the tick.
+
+    >>> async def hour():
+    ...     await asyncio.sleep(3_600)
+    ...     return asyncio.get_running_loop().time()
+    >>> sim_run(hour())
+    3600.0
+    >>> async def waits_for_nobody():
+    ...     await asyncio.get_running_loop().create_future()
+    >>> try:
+    ...     sim_run(waits_for_nobody())
+    ... except SimulationError as error:
+    ...     print(str(error).partition(":")[0])
+    deadlock at 0 s
     """
     if not asyncio.iscoroutine(coroutine):
         raise InvalidArgumentError(f"sim_run() takes a coroutine, not {coroutine!r:.80}")

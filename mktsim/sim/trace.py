@@ -39,6 +39,12 @@ class Step(NamedTuple):
         The request's number, and how often it had called this address before.
     source, target : str
         Addresses.
+
+    Examples
+    --------
+    >>> step = Step(0.001, "sent", 1, 0, 0, "coordinator", "vendor/acme")
+    >>> f"{1e3 * step.time_s:g} ms: {step.what} to {step.target}"
+    '1 ms: sent to vendor/acme'
     """
 
     time_s: float

@@ -67,6 +67,19 @@ class Policy:
     ------
     InvalidArgumentError
         If a value is out of range, or requests are tied without a second copy.
+
+    Examples
+    --------
+    One call in a hundred takes 100 ms. Of a hundred calls one usually does; a second copy after 10 ms cuts that off.
+
+    >>> from mktsim.sim.latency import Constant, Mixture
+    >>> world = World(service=Mixture((99, 1), (Constant(5), Constant(100))), replicas=2)
+    >>> for policy in (Policy(), Policy(hedge_ms=10), Policy(quorum=95)):
+    ...     times_s = vectorised_sojourn_times(world, Streams(1), leaves=100, requests=range(50), policy=policy)
+    ...     print(policy.hedge_ms, policy.quorum, times_s.mean().round(3))
+    None None 0.073
+    10.0 None 0.012
+    None 95 0.005
     """
 
     hedge_ms: float | None = None
@@ -160,6 +173,16 @@ def vectorised_sojourn_times(
     -----
     O(n log n) a request. Measured, one million leaves, three draws each: 36 ms and 11 MB, most of it the drawing;
     hedged at the 95th percentile 40 ms, tied 47 ms; hedged with processor costs 60 ms and 40 MB.
+
+    Examples
+    --------
+    The mean of the slowest of 100 exponential services of 10 ms is ``H_100``, 5.19, times 10 ms: here up to chance.
+
+    >>> from mktsim.sim.latency import Exponential
+    >>> world = World(service=Exponential(10))
+    >>> times_s = vectorised_sojourn_times(world, Streams(1), leaves=100, requests=range(400))
+    >>> times_s.shape, round(float(times_s.mean()), 4)
+    ((400,), 0.051)
     """
     check_scatter(world, streams, leaves=leaves, requests=requests, width=width, hosts=hosts, policy=policy)
     reason = unsupported(world, leaves=leaves, width=width, hosts=hosts, policy=policy)

@@ -352,6 +352,21 @@ class Source:
     """Where a value comes from: who says so, from when, and its kind.
 
     A fitted value is neither published nor measured: it makes the model agree with what was, on the date given.
+
+    Attributes
+    ----------
+    text : str
+        Who says so, and where.
+    date : str
+        ISO 8601: a year, a month or a day.
+    kind : str
+        ``published``, ``measured``, ``fitted`` or ``assumed``.
+
+    Examples
+    --------
+    >>> source = load_preset("cloudflare-2026").sources["window"]
+    >>> source.kind, source.date
+    ('published', '2026')
     """
 
     text: str
@@ -371,6 +386,14 @@ class Preset:
         The values.
     sources : mapping of str to Source
         By name of the value; every value that is set has one.
+
+    Examples
+    --------
+    >>> preset = load_preset("same-zone")
+    >>> sorted(preset.sources)
+    ['fan_in_ms', 'fan_out_ms', 'link_back', 'link_out', 'service', 'workers']
+    >>> preset.world.link_out == Preset("mine", preset.date, "", preset.world, preset.sources).world.link_out
+    True
     """
 
     name: str
@@ -390,12 +413,32 @@ def preset_directory() -> Path:
 
 
 def preset_names() -> list[str]:
-    """List the presets by name."""
+    """List the presets by name.
+
+    Returns
+    -------
+    list of str
+        Sorted; each is what :func:`load_preset` takes.
+
+    Examples
+    --------
+    >>> preset_names()[:3]
+    ['cloudflare-2026', 'cloudflare-2026-one-thread', 'cloudflare-2026-tree']
+    """
     return sorted(path.stem for path in preset_directory().glob("*.toml"))
 
 
 def load_preset(name: str | Path) -> Preset:
     """Load a preset by name, or a preset file by path.
+
+    Parameters
+    ----------
+    name : str or Path
+        One of :func:`preset_names`, or a file of your own of the same form.
+
+    Returns
+    -------
+    Preset
 
     Raises
     ------

@@ -109,6 +109,16 @@ class Statement:
         For each parameter number from 1, its name without the sigil, or None.
     uses_names : bool
         Whether every parameter is named, so that a mapping may be bound.
+
+    Examples
+    --------
+    >>> from mktsim.sql import Planner, Schema
+    >>> planner = Planner(Schema(["CREATE TABLE products(name, price)"]))
+    >>> statement = planner.plan("SELECT name FROM products WHERE price < :most;").statement
+    >>> statement.normal
+    'SELECT name FROM products WHERE price < :mktsim_p1'
+    >>> statement.parameters, statement.bind({"most": 20})
+    (('most',), (20,))
     """
 
     sql: str

@@ -61,6 +61,18 @@ class ScatterStatement:
         Columns per row.
     placed : str
         The same insertion with the row's rowid before its values; empty where the gather's table has none to name.
+
+    Examples
+    --------
+    Each vendor is asked for its own first three, of which the first three of all are.
+
+    >>> from mktsim.sql import Planner, Schema
+    >>> planner = Planner(Schema(["CREATE TABLE products(name TEXT, price REAL)"]))
+    >>> [scatter] = planner.plan("SELECT name FROM products ORDER BY price LIMIT 3").scatter
+    >>> print(scatter.sql)
+    SELECT "products"."name", "products"."price" FROM "products" ORDER BY price LIMIT ?
+    >>> scatter.binders, scatter.width
+    (('limit',), 2)
     """
 
     sql: str
@@ -172,6 +184,18 @@ class Plan:
         What summaries of vendors can say about the statement.
     steps : tuple of str
         SQLite's query plan where bound values may change it, and with it an order that SQL leaves open; else empty.
+
+    Examples
+    --------
+    An average is gathered from a sum and a count of each vendor; a median needs all values.
+
+    >>> from mktsim.sql import Planner, Schema
+    >>> planner = Planner(Schema(["CREATE TABLE products(name TEXT, price REAL)"]))
+    >>> plan = planner.plan("SELECT AVG(price) FROM products")
+    >>> plan.tier, plan.scatter[0].width, plan.travels(1_000)
+    ('two-phase', 2, 'at most 1,000: one row a vendor')
+    >>> planner.plan("SELECT a.name FROM products AS a JOIN products AS b ON a.price = b.price").tier
+    'collect'
     """
 
     statement: Statement

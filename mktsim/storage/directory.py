@@ -92,6 +92,8 @@ class DirectoryStore(VendorStore):
     ----------
     path : str or Path
         The folder.
+    schema, shards, locate, setup, migration
+        As of every store; see :class:`VendorStore`.
     open_vendors : int
         How many vendors stay open for reading, three file descriptors each; a quarter as many for writing.
 
@@ -101,6 +103,19 @@ class DirectoryStore(VendorStore):
         The catalogue, or the file of a vendor that it lists, is missing or empty.
     ResourceLimitError
         The vendors that there are may need more file descriptors than there can be; also where they become so many.
+
+    Examples
+    --------
+    Any program that reads SQLite reads a vendor's file.
+
+    >>> import sqlite3
+    >>> from tempfile import TemporaryDirectory
+    >>> schema = Schema(["CREATE TABLE products(name TEXT)"])
+    >>> with TemporaryDirectory() as folder:
+    ...     with DirectoryStore(folder, schema, shards=["s0"], locate=lambda vendor_id: "s0") as store:
+    ...         store.create("acme", {"products": [("mouse",)]})
+    ...     print(sorted(str(file.relative_to(folder)) for file in Path(folder).rglob("*") if file.is_file()))
+    ['82/822b33ad87c148a0a20a5ba7cd5ebcaa68d36a18.sqlite', 'catalogue.sqlite', 'store.json']
     """
 
     groups = True

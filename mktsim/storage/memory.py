@@ -33,7 +33,28 @@ class _Vendor:
 
 
 class MemoryStore(VendorStore):
-    """A :class:`VendorStore` that lives as long as its process. Some 50 KB of memory a small vendor."""
+    """A :class:`VendorStore` that lives as long as its process. Some 50 KB of memory a small vendor.
+
+    Parameters
+    ----------
+    schema, shards, locate, setup, migration
+        As of every store; see :class:`VendorStore`.
+
+    Examples
+    --------
+    What ends in an error was never there.
+
+    >>> schema = Schema(["CREATE TABLE products(name TEXT)"])
+    >>> with MemoryStore(schema, shards=["s0"], locate=lambda vendor_id: "s0") as store:
+    ...     store.create("acme", {"products": [("mouse",)]})
+    ...     try:
+    ...         with store.transaction("acme") as connection:
+    ...             _ = connection.execute("DELETE FROM products")
+    ...             raise ConnectionError("the line is dead")
+    ...     except ConnectionError:
+    ...         print(list(store.scan("s0", [("SELECT name FROM products", ())])))
+    [('acme', ([('mouse',)],))]
+    """
 
     def __init__(
         self,

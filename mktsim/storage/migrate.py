@@ -42,6 +42,28 @@ class Migration:
         From 1.
     statements : mapping of int to sequence of str
         What is run on arriving at a version, in the layout of the present one.
+
+    Raises
+    ------
+    InvalidArgumentError
+        The version is no whole number from 1, or statements lead beyond it.
+
+    Examples
+    --------
+    The second version calls a product's name its title.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from mktsim.sql import Schema
+    >>> from mktsim.storage import open_store
+    >>> where = {"shards": ["s0"], "locate": lambda vendor_id: "s0"}
+    >>> one, two = Schema(["CREATE TABLE products(name)"]), Schema(["CREATE TABLE products(title)"])
+    >>> fill = "UPDATE products SET title = old.name FROM old.products AS old WHERE old.rowid = products.rowid"
+    >>> with TemporaryDirectory() as folder:
+    ...     with open_store("packed", folder, one, **where) as store:
+    ...         store.create("acme", {"products": [("mouse",)]})
+    ...     with open_store("packed", folder, two, **where, migration=Migration(2, {2: [fill]})) as store:
+    ...         print(list(store.scan("s0", [("SELECT title FROM products", ())])))
+    [('acme', ([('mouse',)],))]
     """
 
     version: int = 1

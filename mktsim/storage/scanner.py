@@ -384,7 +384,7 @@ def open_scanner(path: str | Path, setup: Setup | None = None) -> ShardScanner:
 def _close_one_that_is_gone() -> None:
     """Look at one scanner, in turn, and close it if its file was dropped: an open file keeps its space on the disk."""
     key = list(_scanners)[next(_looked_at) % len(_scanners)]
-    if key[0] == os.getpid() and not os.path.exists(str(key[1])):
+    if key[0] == os.getpid() and not Path(str(key[1])).exists():
         _scanners.pop(key).close()
 
 

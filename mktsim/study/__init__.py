@@ -4,6 +4,7 @@ from mktsim.study.comparison import Comparison, compare
 from mktsim.study.live import Calibration, calibrate
 from mktsim.study.optimisation import Optimum, optimise
 from mktsim.study.prediction import Prediction, predict
+from mktsim.study.provenance import running_digest as _running_digest
 from mktsim.study.replication import SimulationResult, simulate
 from mktsim.study.replications import Replications, replicate
 from mktsim.study.result import StudyResult
@@ -32,3 +33,5 @@ __all__ = [
     "sweep",
     "validate",
 ]
+
+_running_digest()  # Nearly all that decides samples is loaded by now; what comes later is noticed from here on.

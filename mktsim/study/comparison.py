@@ -20,10 +20,16 @@ import pandas as pd
 from scipy import stats
 
 from mktsim.study.jobs import Submits
-from mktsim.study.replication import Engine
-from mktsim.study.replications import LEAST_REPLICATIONS, Replications, check_replications, replicate_quietly
+from mktsim.study.replication import Engine, _check, check_engine, check_statistic, starts_steady
+from mktsim.study.replications import (
+    LEAST_REPLICATIONS,
+    Replications,
+    check_replications,
+    check_values,
+    replicate_quietly,
+)
 from mktsim.study.scenario import Scenario
-from mktsim.study.statistics import Interval, mean_interval, replication_interval
+from mktsim.study.statistics import Interval, _share, mean_interval, replication_interval
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,6 +47,17 @@ class Comparison:
         Between the two, over replications; NaN where one does not vary.
     saved : float
         How many times as many independent replications the difference would need; NaN without common random numbers.
+
+    Examples
+    --------
+    Pairs that share their luck show a difference that is much smaller than either interval is wide.
+
+    >>> a, b = Interval(20.0, 18.0, 22.0, 10), Interval(20.5, 18.5, 22.5, 10)
+    >>> found = Comparison("mean", a, b, Interval(-0.5, -0.6, -0.4, 10), correlation=0.99, saved=400.0)
+    >>> found.verdict
+    'a is less'
+    >>> print(found)
+    mean: 20 [18, 22] - 20.5 [18.5, 22.5] = -0.5 [-0.6, -0.4] ms: a is less; common random numbers saved a factor 400
     """
 
     statistic: str
@@ -122,6 +139,13 @@ def compare(
     ('a is less', True)
     """
     check_replications(replications)
+    _share("confidence", confidence)
+    check_values(statistic, requests=requests if isinstance(requests, int) else 1)
+    for scenario in (a, b):
+        # Both whole, before the first is simulated.
+        _check(scenario, requests, engine)
+        check_engine(scenario, engine)
+        check_statistic(scenario, statistic, replications=replications, requests=requests)
     pair = [
         replicate_quietly(
             scenario, replications=replications, seed=seed, common_random_numbers=common_random_numbers,
@@ -131,7 +155,9 @@ def compare(
     ]  # fmt: skip
     if statistic == "mean" and common_random_numbers:
         # What matters is how skewed the differences are, not the two by themselves.
-        replication_interval(pair[0].sojourn_time_ms - pair[1].sojourn_time_ms, confidence=confidence, stacklevel=3)
+        differences = pair[0].sojourn_time_ms - pair[1].sojourn_time_ms
+        steady = starts_steady(a) and starts_steady(b)
+        replication_interval(differences, confidence=confidence, is_steady=steady, stacklevel=3)
     return compared(*pair, statistic=statistic, confidence=confidence)
 
 

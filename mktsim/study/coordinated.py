@@ -102,6 +102,21 @@ def check_statement(scenario: Scenario) -> None:
         _planned(scenario.statement).bind(scenario.params)
 
 
+def check_databases(scenario: Scenario, *, execute: bool) -> None:
+    """Check that a scenario's vendors fit in memory as open databases, where its statement is executed.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If they are too many.
+    """
+    if execute and scenario.vendors > _MAX_DATABASES:
+        raise InvalidArgumentError(
+            f"{scenario.vendors:,} vendors would take {scenario.vendors * 41 / 1e6:.1f} GB as open databases (at most "
+            f"{_MAX_DATABASES:,}); pass execute=False, or engine='vectorised'"
+        )
+
+
 def coordinated_sojourn_times(
     scenario: Scenario,
     streams: Streams,
@@ -131,11 +146,7 @@ def coordinated_sojourn_times(
     IncompleteAnswerError
         If a vendor does not answer, because of a fault or the policy's deadline.
     """
-    if execute and scenario.vendors > _MAX_DATABASES:
-        raise InvalidArgumentError(
-            f"{scenario.vendors:,} vendors would take {scenario.vendors * 41 / 1e6:.1f} GB as open databases (at most "
-            f"{_MAX_DATABASES:,}); pass execute=False, or engine='vectorised'"
-        )
+    check_databases(scenario, execute=execute)
     with ExitStack() as stack:
         scanners: list[Scanner]
         if execute:

@@ -3,27 +3,25 @@
 Theory of operation
 -------------------
 An M/M/1 queue that starts empty is what makes replication intervals hard: it forgets its start slowly, its times are
-skewed, and one customer's wait is the next one's. Each macro-run replicates it, makes Student's interval of the mean
-sojourn time, and looks whether 1 / (mu - lambda) is inside; all queues run side by side in one recursion
-(`mktsim.study.queues`). Twenty long replications cover as they say. Ten short ones do not: they are centred too low,
-for the queue had not filled, and are too narrow for their skewness.
+skewed, and one customer's wait is the next one's. Each macro-run replicates it, asks `statistics.estimate_statistic`
+for the interval of the mean sojourn time, as :class:`~mktsim.study.replications.Replications` and sweeps do, and looks
+whether 1 / (mu - lambda) is inside; all queues run side by side in one recursion (`mktsim.study.queues`). Twenty long
+replications cover as they say. Ten short ones do not: they are centred too low, for the queue had not filled, and are
+too narrow for their skewness.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import stats
 
 from mktsim.errors import InvalidArgumentError
 from mktsim.streams import Streams
 from mktsim.study.analytic import mm1_mean
 from mktsim.study.queues import service_ends
-from mktsim.study.statistics import Interval, _share, share_interval, undercoverage
+from mktsim.study.statistics import Interval, _share, estimate_statistic, share_interval, undercoverage
 
 #: Customers that are simulated at once; what 30 MB hold.
 _AT_ONCE: Final = 1_000_000
@@ -113,7 +111,7 @@ def interval_coverage(
     rho, nominal = _share("utilisation", utilisation), _share("confidence", confidence)
     truth, streams, length = mm1_mean(rho, 1.0), Streams(seed), observations + warm_up
     at_once = max(1, _AT_ONCE // (replications * length))
-    means: list[NDArray[np.float64]] = []
+    found: list[Interval] = []
     warned: list[bool] = []
     for part, first in enumerate(range(0, macro_runs, at_once)):
         shape = (min(at_once, macro_runs - first), replications, length)
@@ -124,13 +122,11 @@ def interval_coverage(
         sojourn = service_ends(arrivals, draws.standard_exponential(shape))
         sojourn -= arrivals
         kept = sojourn[..., warm_up:]
-        means.append(kept.mean(axis=-1))
+        found += [estimate_statistic(run, "mean", confidence=nominal) for run in kept]
         warned += [undercoverage(run, confidence=nominal) is not None for run in kept[: 200 - len(warned)]]
-    every = np.concatenate(means)
-    spread = every.std(axis=1, ddof=1)
-    half = float(stats.t.ppf((1 + nominal) / 2, replications - 1)) * spread / math.sqrt(replications)
-    hits = int((np.abs(every.mean(axis=1) - truth) <= half).sum())
+    hits = sum(truth in interval for interval in found)
+    half = sum(interval.high - interval.low for interval in found) / 2 / macro_runs
     return Coverage(
-        share_interval(hits, macro_runs, confidence=0.999), nominal, float(half.mean() / truth),
+        share_interval(hits, macro_runs, confidence=0.999), nominal, half / truth,
         sum(warned) / len(warned), replications, observations, warm_up,
     )  # fmt: skip

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import asyncio
 import html
+import warnings
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast
@@ -35,7 +36,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mktsim.errors import InvalidArgumentError
+from mktsim.errors import InvalidArgumentError, UndercoverageWarning
 from mktsim.fanout import QueryCoordinator, Scanner
 from mktsim.sim.events import scatter
 from mktsim.sim.loop import SimLoop, sim_run
@@ -47,9 +48,9 @@ from mktsim.study.arrivals import Arrivals, check_arrivals
 from mktsim.study.coordinated import SCHEMA, fleet, vendor_ids
 from mktsim.study.provenance import program_versions
 from mktsim.study.queues import service_ends, shared_service_ends
-from mktsim.study.replication import _check, place
+from mktsim.study.replication import _check, drawn_once, place
 from mktsim.study.scenario import Scenario
-from mktsim.study.statistics import Interval, batch_means_interval, mser5
+from mktsim.study.statistics import Interval, _batches, mean_interval, mser5, short_batches, warm_up_is_known
 
 LoadEngine = Literal["auto", "vectorised", "event", "coordinator"]
 Client = Literal["open", "closed"]
@@ -92,9 +93,52 @@ class LoadResult:
         return mser5(self.sojourn_time_ms) if len(self.sojourn_time_ms) >= 20 else 0
 
     def mean(self, *, warm_up: int | None = None, batches: int = 20) -> Interval:
-        """Estimate the mean sojourn time in ms by batch means, after a warm-up, by default MSER-5's."""
-        cut = self.warm_up() if warm_up is None else warm_up
-        return batch_means_interval(self.sojourn_time_ms[cut:], batches=batches)
+        """Estimate the mean sojourn time in ms by batch means, after a warm-up, by default MSER-5's.
+
+        Parameters
+        ----------
+        warm_up : int, optional
+            First requests to drop; as many as MSER-5 finds when absent.
+        batches : int
+            Into which the rest is cut; two requests each at least.
+
+        Returns
+        -------
+        Interval
+            From `batches` samples.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If a number is out of range, or too few requests are left.
+
+        Warns
+        -----
+        UndercoverageWarning
+            If the interval is likely to cover less than it says: there is no steady state to estimate or none is
+            reached yet, the batches are short against what a request leaves to later ones, or something was drawn once
+            for all requests, of which one run knows one draw only.
+        """
+        times = self.sojourn_time_ms
+        if warm_up is None:
+            cut = self.warm_up()
+        elif isinstance(warm_up, int | np.integer) and not isinstance(warm_up, bool) and 0 <= warm_up < len(times):
+            cut = int(warm_up)
+        else:
+            raise InvalidArgumentError(
+                f"warm_up must be a whole number from 0 to below {len(times):,} requests, or None, not {warm_up!r:.80}"
+            )
+        kept = times[cut:]
+        reason = short_batches(kept, batches=batches)
+        if self.client == "open" and self.utilisation >= 1:
+            reason = f"utilisation is {self.utilisation:.3g}: queues grow without end, and there is no steady state"
+        elif warm_up is None and len(times) >= 20 and not warm_up_is_known(times):
+            reason = f"MSER-5 finds no end of the warm-up among {len(times) // 2:,} first requests; take a longer run"
+        elif (shared := drawn_once(self.scenario)) is not None:
+            reason = f"one run cannot tell how much depends on {shared}: use load_curve, which replicates"
+        if reason is not None:
+            warnings.warn(reason, UndercoverageWarning, stacklevel=2)
+        return mean_interval(_batches(kept, batches).mean(axis=1))
 
     def to_pandas(self) -> pd.DataFrame:
         """Return one row a request."""
@@ -135,6 +179,35 @@ def uncovered(scenario: Scenario) -> str | None:
         "a sender whose work on answers delays what it sends": bool(world.fan_in_ticks),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def check_load_engine(scenario: Scenario, engine: str, *, requests: int, client: str = "open") -> None:
+    """Check, before any work, that an engine can simulate so many concurrent requests of a scenario.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If there is no such engine, it does not cover the scenario, or the calls do not fit in memory.
+    """
+    if engine not in ("auto", "vectorised", "event", "coordinator"):
+        raise InvalidArgumentError(f'engine must be "auto", "vectorised", "event" or "coordinator", not {engine!r:.80}')
+    reason = uncovered(scenario) if client == "open" else "a closed client"
+    if (engine == "vectorised" and reason is not None) or (engine == "event" and scenario.policy is not None):
+        other = "event" if scenario.policy is None else "coordinator"
+        raise InvalidArgumentError(
+            f"the {engine} engine does not cover {reason or 'a policy'} under load; use engine={other!r}"
+        )
+    if engine in ("auto", "vectorised") and reason is None:
+        _check_calls(scenario, requests)
+
+
+def _check_calls(scenario: Scenario, requests: int) -> None:
+    calls = requests * scenario.vendors
+    if calls > _MAX_CALLS:
+        raise InvalidArgumentError(
+            f"{requests:,} requests to {scenario.vendors:,} vendors are {calls:,} calls, above {_MAX_CALLS:,}; ask for "
+            "fewer"
+        )
 
 
 def simulate_load(
@@ -182,8 +255,7 @@ def simulate_load(
     """
     _check(scenario, requests, "auto")
     check_arrivals(arrivals)
-    if engine not in ("auto", "vectorised", "event", "coordinator"):
-        raise InvalidArgumentError(f'engine must be "auto", "vectorised", "event" or "coordinator", not {engine!r:.80}')
+    check_load_engine(scenario, engine, requests=requests, client=client)
     if client not in ("open", "closed"):
         raise InvalidArgumentError(f'client must be "open" or "closed", not {client!r:.80}')
     if scenario.width is not None:
@@ -219,8 +291,7 @@ def run_load(
     meant = to_ticks(times_ms)
     reason = uncovered(scenario) if client == "open" else "a closed client"
     way_out = "event" if scenario.policy is None else "coordinator"
-    if (engine == "vectorised" and reason is not None) or (engine == "event" and scenario.policy is not None):
-        raise InvalidArgumentError(f"the {engine} engine does not cover {reason} under load; use engine={way_out!r}")
+    check_load_engine(scenario, engine, requests=requests, client=client)
     chosen = engine if engine != "auto" else way_out if reason is not None else "vectorised"
     if chosen == "vectorised":
         drawn = draw_calls(scenario, streams, requests) if drawn is None else drawn
@@ -247,10 +318,7 @@ def draw_calls(scenario: Scenario, streams: Streams, requests: int) -> Drawn:
         If they are more calls than fit in memory.
     """
     n, world = scenario.vendors, scenario.world
-    if requests * n > _MAX_CALLS:
-        raise InvalidArgumentError(
-            f"{requests:,} requests to {n:,} vendors are {requests * n:,} calls, above {_MAX_CALLS:,}; ask for fewer"
-        )
+    _check_calls(scenario, requests)
     base = np.array([world.base_ticks(streams, request) for request in range(requests)])
     hops = np.empty((3, requests, n), np.int64)
     for request in range(requests):

@@ -30,7 +30,14 @@ from mktsim.errors import InvalidArgumentError, SimulationError
 from mktsim.streams import check_seed
 from mktsim.study.jobs import Job, Submits, check_executor, completed
 from mktsim.study.provenance import program_versions
-from mktsim.study.replication import Engine, _check, check_statistic, requests_are_independent
+from mktsim.study.replication import (
+    Engine,
+    _check,
+    check_engine,
+    check_statistic,
+    requests_are_independent,
+    starts_steady,
+)
 from mktsim.study.scenario import Scenario
 from mktsim.study.statistics import (
     Interval,
@@ -58,6 +65,15 @@ class Replications:
     common_random_numbers : bool
         Whether the draws are those of every other scenario of this seed.
     versions : mapping of str to str
+
+    Examples
+    --------
+    >>> found = replicate(Scenario(vendors=100, preset="same-zone"), replications=10, requests=50, seed=1)
+    >>> found.sojourn_time_ms.shape, found.values("p50").shape
+    ((10, 50), (10,))
+    >>> mean = found.estimate("mean")
+    >>> mean.n, mean.estimate == float(found.values("mean").mean())
+    (10, True)
     """
 
     scenario: Scenario
@@ -177,7 +193,8 @@ def replicate(
         engine=engine, executor=executor, cache=cache, progress=progress,
     )  # fmt: skip
     if statistic == "mean":
-        replication_interval(found.sojourn_time_ms, stacklevel=3)  # For its warning.
+        # For its warning.
+        replication_interval(found.sojourn_time_ms, is_steady=starts_steady(scenario), stacklevel=3)
     return found
 
 
@@ -198,7 +215,8 @@ def replicate_quietly(
 ) -> Replications:
     """Do what :func:`replicate` does, for those who judge the samples in another way: without its warning."""
     _check(scenario, requests, engine)
-    check_seed(seed)
+    check_engine(scenario, engine)
+    seed = check_seed(seed)
     check_executor(executor, cache)
     check_replications(replications)
     if not isinstance(common_random_numbers, bool):
@@ -257,6 +275,28 @@ def check_replications(replications: int) -> None:
         )
 
 
+def check_values(statistic: str, *, requests: int) -> None:
+    """Check, before any work, that each replication by itself bears a statistic.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If a replication has too few requests; the message names the number needed.
+
+    Examples
+    --------
+    >>> check_values("p99", requests=100)
+    Traceback (most recent call last):
+    mktsim.errors.InvalidArgumentError: p99 of each replication needs 299 requests in it, not 100; raise requests
+    """
+    p = probability_of(statistic)
+    needed = 1 if p is None else samples_for_quantile(p)
+    if requests < needed:
+        raise InvalidArgumentError(
+            f"{statistic} of each replication needs {needed:,} requests in it, not {requests:,}; raise requests"
+        )
+
+
 def values_of(samples: NDArray[np.float64], statistic: str) -> NDArray[np.float64]:
     """Return the statistic of each replication; a quantile needs so many requests that it has an interval in each.
 
@@ -268,9 +308,5 @@ def values_of(samples: NDArray[np.float64], statistic: str) -> NDArray[np.float6
     p = probability_of(statistic)
     if p is None:
         return np.asarray(samples.mean(axis=1), float)
-    needed = samples_for_quantile(p)
-    if samples.shape[1] < needed:
-        raise InvalidArgumentError(
-            f"{statistic} of each replication needs {needed:,} requests in it, not {samples.shape[1]:,}; raise requests"
-        )
+    check_values(statistic, requests=samples.shape[1])
     return np.asarray(np.quantile(samples, p, axis=1), float)

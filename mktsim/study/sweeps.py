@@ -23,10 +23,17 @@ from mktsim.errors import InvalidArgumentError, UndercoverageWarning
 from mktsim.streams import check_seed
 from mktsim.study.coordinated import check_statement
 from mktsim.study.jobs import Job, Submits, check_executor, completed
-from mktsim.study.replication import Engine, _check, check_statistic, requests_are_independent
+from mktsim.study.replication import (
+    Engine,
+    _check,
+    check_engine,
+    check_statistic,
+    requests_are_independent,
+    starts_steady,
+)
 from mktsim.study.replications import LEAST_REPLICATIONS
 from mktsim.study.scenario import Scenario
-from mktsim.study.statistics import coverage_deficit, estimate_statistic, undercoverage
+from mktsim.study.statistics import coverage_deficit, estimate_statistic, probability_of, undercoverage
 
 #: Scenarios that a warning names by their numbers.
 _NAMED: Final = 10
@@ -88,7 +95,8 @@ def sweep(
     Raises
     ------
     InvalidArgumentError
-        Before any work, if an axis is no field, a value is out of range, or the samples cannot bear a quantile.
+        Before any work, if an axis is no field, a value is out of range, the engine does not cover a scenario, or the
+        samples cannot bear a quantile.
     StorageError
         If the cache cannot be used.
 
@@ -110,16 +118,18 @@ def sweep(
     given = [scenario] if isinstance(scenario, Scenario) else _listed("scenario", scenario)
     for one in given:
         _check(one, requests, engine)
-    check_seed(seed)
+    seed = check_seed(seed)
     check_executor(executor, cache)
     grid = {name: _listed(f"axis {name}", values) for name, values in axes.items()}
     points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     scenarios = [one.replace(**point) for one in given for point in points]
-    if not isinstance(mean, bool) or not (mean or quantiles):
+    names = _quantile_names(quantiles)
+    if not isinstance(mean, bool) or not (mean or names):
         raise InvalidArgumentError(f"mean must be True, or False where there are quantiles, not {mean!r:.80}")
-    statistics = [*["mean"] * mean, *(f"p{100 * _number(p):.12g}" for p in quantiles)]
+    statistics = [*["mean"] * mean, *names]
     for one in scenarios:
         check_statement(one)
+        check_engine(one, engine)
         for statistic in statistics:
             check_statistic(one, statistic, replications=replications, requests=requests)
 
@@ -138,7 +148,7 @@ def sweep(
             done = parts.pop(i)
             samples = np.stack([done[number] for number in range(replications)])
             independent = requests_are_independent(scenarios[i])
-            doubt = _doubt(samples, independent) if mean else None
+            doubt = _doubt(samples, starts_steady(scenarios[i])) if mean else None
             if doubt is not None:
                 doubts[i] = doubt
             rows[i] = [
@@ -166,7 +176,7 @@ def sweep(
     return pd.DataFrame([row for i in range(len(scenarios)) for row in rows[i]])
 
 
-def _doubt(samples: NDArray[np.float64], independent: bool) -> str | None:
+def _doubt(samples: NDArray[np.float64], is_steady: bool) -> str | None:
     """Say why the interval of a scenario's mean is likely to deceive, or None.
 
     Under ten replications say little about what one request leaves to the next, and Student's interval is so wide that
@@ -174,8 +184,8 @@ def _doubt(samples: NDArray[np.float64], independent: bool) -> str | None:
     mean, or 1) lose for R = 3 to 40, within a half.
     """
     replications = len(samples)
-    if not independent or replications >= LEAST_REPLICATIONS:
-        return undercoverage(samples)
+    if not is_steady or replications >= LEAST_REPLICATIONS:
+        return undercoverage(samples, is_steady=is_steady)
     deficit = coverage_deficit(samples) * replications / (replications + 10)
     if deficit <= _DEFICIT:
         return None
@@ -204,6 +214,18 @@ def _varied(given: Sequence[Scenario], number: int) -> dict[str, Any]:
     names = dict.fromkeys(name for one in plain for name in one)
     mine = plain[number]
     return {name: mine.get(name) for name in names if any(one.get(name) != mine.get(name) for one in plain)}
+
+
+def _quantile_names(quantiles: Any) -> list[str]:
+    """Name the quantiles as statistics: 0.999 is ``p99.9``."""
+    if isinstance(quantiles, str) or not isinstance(quantiles, Iterable):
+        raise InvalidArgumentError(f"quantiles needs numbers inside (0, 1), one or several, not {quantiles!r:.80}")
+    names = [f"p{100 * _number(p):.12g}" for p in quantiles]
+    for name in names:
+        probability_of(name)  # Some are so near to 0 or 1 that no name tells them from it.
+    if len(set(names)) < len(names):
+        raise InvalidArgumentError(f"quantiles names one twice: {', '.join(names):.80}")
+    return names
 
 
 def _number(p: Any) -> float:
