@@ -84,7 +84,7 @@ def test_the_first_query_and_the_first_simulation_take_five_lines_at_most():
     first, _, simulation, _ = readme("python")
     assert "query(" in first
     assert "simulate(" in simulation
-    assert max(len(program.splitlines()) for program in (first, simulation)) <= 5
+    assert max(len(re.findall(r"(?m)^.*\S", program)) for program in (first, simulation)) <= 5
 
 
 def test_the_readmes_commands_can_be_parsed():

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import integrate, stats
+from scipy import integrate, signal, stats
 
 from mktsim.errors import (
     InvalidArgumentError,
@@ -350,13 +350,10 @@ def test_intervals_cover_as_often_as_they_say() -> None:
 
 
 def test_batch_means_cover_where_naive_intervals_do_not() -> None:
-    """An autoregressive series, correlation 0.8: the naive interval is far too short."""
+    """An autoregressive series, correlation 0.9: the naive interval is far too short."""
 
     def series(generator: np.random.Generator) -> np.ndarray[Any, Any]:
-        x, value = np.empty(4000), 0.0
-        for i, noise in enumerate(generator.normal(size=4000)):
-            value = x[i] = 0.8 * value + noise
-        return x
+        return np.asarray(signal.lfilter([1.0], [1.0, -0.9], generator.normal(size=20_000)))
 
     assert _covered(batch_means_interval, 0.0, series, 200) > 0.88
     assert _covered(mean_interval, 0.0, series, 200) < 0.6

@@ -9,6 +9,7 @@ seconds stands a second time against the recursion that the array engine has ins
 from __future__ import annotations
 
 import asyncio
+import math
 from functools import partial
 from typing import Any, Final
 
@@ -126,7 +127,7 @@ def queues(streams: Streams, scale: float) -> list[Claim]:
             mean = 1 + analytic.mg1_waiting(0.5, 1.0, square)
             add("M/G/1", f"mean sojourn time at 0.5, {name} service", mean, _means(x), _POLLACZEK, 0.07)
         _, waiting = ran("lognormal", 0.5, service=_SKEWED)
-        mean = analytic.mg1_waiting(0.5, 1.0, float(np.e))
+        mean = analytic.mg1_waiting(0.5, 1.0, math.e)
         add("M/G/1", "mean wait at 0.5, lognormal service", mean, _means(waiting), _POLLACZEK, 0.3)
         for servers, load in ((2, 0.6), (3, 0.6), (8, 0.7)):
             rate = load * servers
@@ -185,7 +186,7 @@ def long_queues(streams: Streams, scale: float) -> list[Claim]:
     add("M/M/1", "p99 of the sojourn time at 0.8", p99, _quantiles(sojourn, 0.99), _KLEINROCK, 0.18, size)
     add("M/M/1", "P(wait) at 0.8", 0.8, _means(waiting > _WAITED_MS), "PASTA: Wolff, 1982", 0.02, size)
     _, waiting = _long_queue(streams, "M/G/1", 0.7, runs, size.count, kind="lognormal")
-    mean = analytic.mg1_waiting(0.7, 1.0, float(np.e))
+    mean = analytic.mg1_waiting(0.7, 1.0, math.e)
     add("M/G/1", "mean wait at 0.7, lognormal service", mean, _means(waiting), _POLLACZEK, 0.12, size)
     size = Size.of(scale, 5000, 2000)
     for servers in (2, 8):
