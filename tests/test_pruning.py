@@ -269,6 +269,21 @@ def test_a_vendor_that_cannot_be_summarised_does_not_stand_in_the_way_of_those_a
         made.close()
 
 
+def test_a_vendor_that_is_deleted_while_summaries_are_made_is_passed_over(folder: Path) -> None:
+    """Another process may delete it between the look at who has none and the scan: no query fails for that."""
+    store = PackedStore(folder, SUMMARISED, shards=["s"], locate=lambda _: "s", setup=prepare)
+    with store:
+        store.create_many((f"v{n}", {"t": [(1, f"v{n}", float(n), 1, "a", 0)]}) for n in range(6))
+        for number in (1, 4):
+            store.restore(f"v{number}", store.image(f"v{number}"))  # without a summary
+        assert store._summarise("s", ["v1", "v2x", "v4"])
+        assert not store._unsummarised
+        made = QueryCoordinator(store_scanners(store), schema=SUMMARISED)
+        found = asyncio.run(made.query("SELECT COUNT(*), MAX(x) FROM t"))
+        assert (found.rows, found.stats.vendors_asked) == ([(6, 5.0)], 0)
+        made.close()
+
+
 class Small(Fleet):
     """A fleet of given rows: by vendor, (x, n, g)."""
 

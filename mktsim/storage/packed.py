@@ -31,7 +31,15 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from mktsim.errors import CorruptImageError, DuplicateError, EvaluationError, SchemaMismatchError, StorageError
+from mktsim.errors import (
+    CorruptImageError,
+    DuplicateError,
+    EvaluationError,
+    MktsimError,
+    SchemaMismatchError,
+    StorageError,
+    UnknownVendorError,
+)
 from mktsim.limits import check_descriptors
 from mktsim.sql.schema import Schema
 from mktsim.sql.topk import TopKRequest
@@ -468,8 +476,12 @@ class PackedStore(VendorStore):
                             summary = self._summariser.encoded(groups, label)
                             file.execute(UPDATE, (self._summariser.form, summary, vendor_id))
                             made += 1
+                    except UnknownVendorError:  # Another process has deleted it meanwhile.
+                        pass
                     except (CorruptImageError, EvaluationError):  # It is named when a query visits the vendor.
                         self._unsummarised.add(wanted[made])
+                    except MktsimError:  # No vendor's own: the rest waits for another query.
+                        break
                     finally:
                         answers.close()  # type: ignore[attr-defined]
                     wanted = wanted[made + 1 :]
