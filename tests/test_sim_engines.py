@@ -55,6 +55,7 @@ _worlds = st.builds(
     World,
     base=_latencies,
     pace=st.one_of(st.just(Constant(1.0)), st.just(LogNormal(1.0, 2.0))),
+    pace_trace=st.sampled_from([(), (1.5,), (1.0, 2.0, 0.5)]),
     link_out=_latencies,
     link_back=_latencies,
     service=_latencies,
@@ -148,6 +149,22 @@ def test_events_equal_vectors_where_large_arrays_take_short_cuts(
             patch.setattr(module, name, value)
         vectors = vectorised_sojourn_times(world, Streams(seed), **arguments)
     assert events.tobytes() == vectors.tobytes()
+
+
+def test_a_traced_pace_belongs_to_the_number_of_a_request_and_begins_anew() -> None:
+    """On top of the drawn pace, in both engines; it survives TOML, and what is no list of positive numbers is named."""
+    drawn = World(service=Constant(10.0), pace=LogNormal(1.0, 2.0))
+    traced = drawn.replace(pace_trace=[1, 2.0, 0.5])
+    assert World.from_toml(traced.to_toml()) == traced
+    assert traced.has_pace
+    assert not World(pace_trace=(1.0, 1.0)).has_pace
+    assert traced.mean_pace == pytest.approx(drawn.mean_pace * 3.5 / 3)
+    for engine in (event_sojourn_times, vectorised_sojourn_times):
+        plain, found = (engine(world, Streams(5), leaves=3, requests=range(7)) for world in (drawn, traced))
+        assert found / plain == pytest.approx([1, 2, 0.5, 1, 2, 0.5, 1], rel=1e-6)
+    for wrong in ((0.0,), (-1.0,), (float("nan"),), (float("inf"),), (True,), ("1",), 1.0, "1"):
+        with pytest.raises(InvalidArgumentError, match="pace_trace must be a sequence of finite numbers above 0"):
+            World(pace_trace=wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("fan_in", [0, 1, 30, 1000, 100_000])

@@ -135,6 +135,7 @@ _latencies = st.one_of(
         World, base=_latencies, link_out=_latencies, service=_latencies, link_back=_latencies,
         workers=st.integers(1, 3), fan_out_ms=st.sampled_from((0.0, 0.1)), machines=st.sampled_from((None, 2)),
         pace=st.sampled_from((Constant(1.0), LogNormal(1.0, 2.0))),
+        pace_trace=st.sampled_from(((), (1.0, 2.0, 0.5))),
     ),
     st.integers(1, 5),
     st.sampled_from((None, 2)),

@@ -117,6 +117,22 @@ def number(
     object.__setattr__(owner, name, float(value))
 
 
+def numbers(owner: object, name: str, *, above: float) -> None:
+    """Check a field of `owner`: finite numbers above a bound, perhaps none; store them as a tuple of floats."""
+    values = getattr(owner, name)
+    many = isinstance(values, list | tuple)
+    wrong = [
+        each for each in (values if many else ()) if not isinstance(each, int | float) or isinstance(each, bool)
+        or not above < each < math.inf
+    ]  # fmt: skip
+    if not many or wrong:
+        raise InvalidArgumentError(
+            f"{type(owner).__name__}.{name} must be a sequence of finite numbers above {above:g}, not "
+            f"{(wrong[0] if wrong else values)!r:.80}"
+        )
+    object.__setattr__(owner, name, tuple(map(float, values)))
+
+
 def whole(owner: object, name: str, *, least: int = 1, optional: bool = False) -> None:
     """Check a field of `owner`: a whole number, or None where that is allowed."""
     value = getattr(owner, name)

@@ -12,9 +12,10 @@ queue of the target's host (`workers` at a time, first come first served) for `s
 sender's processor again (`fan_in_ms`). A sender keeps at most `window` calls in flight; a connection is free again when
 its answer has been taken in. `base` is what a request costs before its scatter, once: the client's way in and out.
 All links and services of one request are stretched by its `pace`: what slows them together, such as a busy network,
-which independent draws average away. A geography puts hosts into zones and replaces the two links by the ways between
-them; size over bandwidth comes on top of a link; the backlog of others and a cold start come before the service.
-Request limits, pauses and faults are the network's (`mktsim.sim.network`): they depend on the instant of arrival.
+which independent draws average away; and by its place in `pace_trace`, where that was measured and not drawn. A
+geography puts hosts into zones and replaces the two links by the ways between them; size over bandwidth comes on top of
+a link; the backlog of others and a cold start come before the service. Request limits, pauses and faults are the
+network's (`mktsim.sim.network`): they depend on the instant of arrival.
 
 **Ticks.** Every duration is rounded to a whole number of ticks of 2**-30 s (0.93 ns). Sums and differences of ticks are
 exact in float64 below 2**23 s (97 days), whatever their order; that, and draws keyed by what they are for, is why an
@@ -68,6 +69,8 @@ class World:
         Once a request, before its scatter, ms.
     pace : Latency
         A factor, without unit, drawn once a request, by which its links and services are multiplied.
+    pace_trace : sequence of float
+        Measured factors, on top of `pace`: the request of number r has the r-th, begun anew at the end. Empty: all 1.
     link_out, link_back : Latency
         One way to a host, and back, ms.
     service : Latency
@@ -122,6 +125,7 @@ class World:
 
     base: Latency = _ZERO
     pace: Latency = _ONE
+    pace_trace: tuple[float, ...] = ()
     link_out: Latency = _ZERO
     link_back: Latency = _ZERO
     service: Latency = _ZERO
@@ -148,6 +152,7 @@ class World:
             plain.latency(self, name)
         for name in ("fan_out_ms", "fan_in_ms", "request_bytes", "answer_bytes", "cancel_ms"):
             plain.number(self, name)
+        plain.numbers(self, "pace_trace", above=0.0)
         for name in ("workers", "replicas"):
             plain.whole(self, name)
         for name in ("window", "machines"):
@@ -172,6 +177,17 @@ class World:
     def fan_in_ticks(self) -> int:
         """`fan_in_ms` in ticks."""
         return ms_to_ticks(self.fan_in_ms)
+
+    @property
+    def has_pace(self) -> bool:
+        """Whether links and services of some request may be stretched."""
+        return self.pace != _ONE or any(factor != 1.0 for factor in self.pace_trace)
+
+    @property
+    def mean_pace(self) -> float:
+        """Factor by which links and services are stretched in the mean."""
+        traced = sum(self.pace_trace) / len(self.pace_trace) if self.pace_trace else 1.0
+        return self.pace.mean_ms * traced
 
     def replace(self, **changes: Any) -> World:
         """Return a copy with some values changed."""
@@ -223,8 +239,7 @@ class World:
         for each; home when absent). The service includes the backlog of others and a cold start. Without `transfer`
         the links leave out what a message's size takes. With `only` the durations of those hosts alone are drawn.
         """
-        # Drawn as an array, like all else, and the same for every group and attempt of the request.
-        pace = float(self.pace.sample(streams.uniform("pace", request, 1))[0])
+        pace = self._pace(streams, request)
         prefix = _prefix(group, attempt)
         service = self.service if group == LEAF else self.aggregator_service
         busy = draw(service, streams, prefix + "service", request, n, pace, only)
@@ -238,11 +253,16 @@ class World:
 
     def begins(self, streams: Streams, request: int, n: int, *, attempt: int, only: Chosen = None) -> Ticks:
         """Draw when each leaf's own service begins after its call has left: link out and backlog of :meth:`hops`."""
-        pace = float(self.pace.sample(streams.uniform("pace", request, 1))[0])
+        pace = self._pace(streams, request)
         out = self._link("out", streams, LEAF, request, n, attempt, pace, None, True, only)
         if self.background is not None:
             out += self.backlog(streams, LEAF, request, n, attempt=attempt, only=only)
         return out
+
+    def _pace(self, streams: Streams, request: int) -> float:
+        # Drawn as an array, like all else, and the same for every group and attempt of the request.
+        drawn = float(self.pace.sample(streams.uniform("pace", request, 1))[0])
+        return drawn * self.pace_trace[request % len(self.pace_trace)] if self.pace_trace else drawn
 
     def _link(
         self,

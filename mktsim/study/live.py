@@ -12,14 +12,17 @@ takes. The model's two claims are measured, not assumed: that times are a sum of
 that queries asked at once end one query's time apart. Both engines run what comes of it: vendors on one machine, a
 query's noise the common pace of its calls.
 
+The machine is not always equally fast. A yardstick, timed beside every query, tells its pace, and what is fitted are
+times at one pace, its median: a fleet that was asked in slow moments would else seem a slow fleet. What the pace did
+meanwhile is kept by the clock, for predictions to play again.
+
 What this does not do
 ---------------------
 It has no processor caches: one core's hold the images of a small fleet and not of a large one, so that a vendor of a
 larger fleet takes longer; and a fleet that is asked again and again answers faster, by up to a tenth, than one that is
-asked between others, as the calibration does. Its noise is independent from query to query, where a real machine is
-slow for a while: of a p99 that is seen in one run it knows less than of a p50. Under load the queue magnifies what the
-service is wrong by. Collections that only larger answers trigger are not in it. `mktsim.study.prediction` measures what
-all that amounts to.
+asked between others, as the calibration does. The pace of an hour that is yet to come it does not know. Under load the
+queue magnifies what the service is wrong by. Collections that only larger answers trigger are not in it.
+`mktsim.study.prediction` measures what all that amounts to.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from __future__ import annotations
 import datetime as dt
 import html
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Final
@@ -54,6 +58,7 @@ from mktsim.study.provenance import program_versions
 from mktsim.study.scenario import Scenario
 from mktsim.study.service import LEAST_ROUNDS, ServiceFit, fit_service
 from mktsim.study.statistics import Interval, mean_interval
+from mktsim.study.yardstick import PaceTrace, SqliteYardstick, Yardstick, paces_of
 
 _BURST: Final = 6
 #: How far from one loop's queue the answers of a burst may be.
@@ -77,6 +82,11 @@ class Calibration:
         another. None where it was not measured.
     late : Latency or None
         How late the idle loop's timers are, ms. None where it was not measured.
+    yardstick_ms : float
+        What the yardstick took in the median: the pace at which fits hold. 0 where none was timed, or the clock stood
+        still.
+    paces : PaceTrace or None
+        What the machine's pace did meanwhile, in units of that; None where no yardstick was timed.
     seed : int
     machine, date : str
     versions : mapping of str to str
@@ -103,6 +113,8 @@ class Calibration:
     shards: int
     serial: Interval | None
     late: Latency | None
+    yardstick_ms: float
+    paces: PaceTrace | None
     seed: int
     machine: str
     date: str
@@ -123,23 +135,39 @@ class Calibration:
             raise InvalidArgumentError(f"no statement {statement!r:.80} was measured; there are {known}") from None
 
     def world(
-        self, *, vendors: int, statement: str, shards: int | None = None, timers: bool = False, slower: float = 1.0
+        self,
+        *,
+        vendors: int,
+        statement: str,
+        shards: int | None = None,
+        timers: bool = False,
+        beside_ms: float = 0.0,
+        pace_trace: Sequence[float] = (),
     ) -> World:
         """Return the world of one loop that answers this statement over so many vendors.
 
         All vendors stand on one machine that serves one call at a time, as the loop does; a query's whole time is
-        divided among its calls, and its noise is their common pace. With `timers` a request begins as late as the
-        loop's timers are, which is what an open loop adds. A machine that has become `slower` takes so many times as
-        long as when it was calibrated, stalls included.
+        divided among its calls, and its noise is their common pace.
+
+        Parameters
+        ----------
+        vendors, shards : int
+            Of the market; shards those of the largest calibrated fleet when absent.
+        statement : str
+        timers : bool
+            Whether a request begins as late as the loop's timers are, which is what an open loop adds.
+        beside_ms : float
+            What the loop does besides, once a query.
+        pace_trace : sequence of float
+            How many times as long as calibrated the machine takes, one factor a request.
         """
         fit = self.fit(statement)
         whole = fit.query_ms(vendors, self.shards if shards is None else shards)
         late = self.late if timers and self.late is not None else Constant(0.0)
-        return World(base=late, pace=fit.noise(whole), service=Constant(slower * whole / vendors), machines=1)
+        service = Constant((whole + beside_ms) / vendors)
+        return World(base=late, pace=fit.noise(whole), pace_trace=tuple(pace_trace), service=service, machines=1)
 
-    def scenario(
-        self, *, vendors: int, statement: str, shards: int | None = None, timers: bool = False, slower: float = 1.0
-    ) -> Scenario:
+    def scenario(self, *, vendors: int, statement: str, shards: int | None = None, **world: Any) -> Scenario:
         """Return the scenario that the simulator runs; arguments are those of :meth:`world`.
 
         Raises
@@ -151,10 +179,9 @@ class Calibration:
         fit = self.fit(statement)
         if shards is not None and (not isinstance(shards, int) or isinstance(shards, bool) or shards < 1):
             raise InvalidArgumentError(f"shards must be a whole number of at least 1, not {shards!r:.80}")
-        check_slower(slower)
-        world = self.world(vendors=vendors, statement=statement, shards=shards, timers=timers, slower=slower)
+        made = self.world(vendors=vendors, statement=statement, shards=shards, **world)
         middle = fit.statement.params(0.5)
-        return Scenario(vendors=vendors, world=world, statement=fit.statement.sql, params=middle).planned_elsewhere()
+        return Scenario(vendors=vendors, world=made, statement=fit.statement.sql, params=middle).planned_elsewhere()
 
     def summary(self) -> pd.DataFrame:
         """Return one row a statement: its terms, its noise and how good the fit is."""
@@ -178,44 +205,22 @@ class Calibration:
             f"{''.join(f'; {tail}' for tail in fit.tails)})"
             for name, fit in self.fits.items()
         )
-        return f"<Calibration of {self.date}, seed {self.seed}: {terms}>"
+        pace = "" if self.paces is None else f"; {self.paces}"
+        return f"<Calibration of {self.date}, seed {self.seed}: {terms}{pace}>"
 
     def _repr_html_(self) -> str:
         table = self.summary().to_html(index=False, border=0, float_format=lambda x: f"{x:.4g}", escape=True)
         serial = "" if self.serial is None else f"; queries asked at once, one after another: {self.serial} times alone"
         late = "" if self.late is None else f"; timers late by {self.late.quantile(0.5):.2g} ms (median)"
+        pace = ""
+        if self.paces is not None:
+            low, high = self.paces.quantile(0.05), self.paces.quantile(0.95)
+            pace = f"; the machine's pace from {low:.2f} to {high:.2f} (90 %), times at 1"
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
-        note = f"Measured {self.date} on {self.machine}; seed {self.seed}{serial}{late}; {versions}; 95 % intervals"
+        note = (
+            f"Measured {self.date} on {self.machine}; seed {self.seed}{serial}{late}{pace}; {versions}; 95 % intervals"
+        )
         return f"<h3>Calibration</h3>{table}<p><small>{html.escape(note)}</small></p>"
-
-
-def check_slower(slower: float) -> float:
-    """Return the factor by which a machine has become slower, if it is one.
-
-    Parameters
-    ----------
-    slower : float
-        1 where nothing has changed.
-
-    Returns
-    -------
-    float
-        The same.
-
-    Raises
-    ------
-    InvalidArgumentError
-        If it is not positive and finite.
-
-    Examples
-    --------
-    >>> check_slower(1.25)
-    1.25
-    """
-    number = isinstance(slower, int | float) and not isinstance(slower, bool)
-    if not number or not 0 < slower < np.inf:
-        raise InvalidArgumentError(f"slower must be a positive, finite factor, not {slower!r:.80}")
-    return float(slower)
 
 
 async def calibrate(
@@ -225,6 +230,7 @@ async def calibrate(
     rounds: int = 40,
     tolerance: float = 0.15,
     seed: int = 0,
+    yardstick: Yardstick | None = None,
     progress: bool = False,
 ) -> Calibration:
     """Measure live marketplaces of several sizes, in interleaved rounds, and fit what a query takes.
@@ -241,6 +247,8 @@ async def calibrate(
         Relative error of a market's median, and distance of the noise's distribution, beyond which a fit is refused.
     seed : int
         Decides the parameters and the bootstrap.
+    yardstick : Yardstick, optional
+        Timed beside every query; a :class:`~mktsim.study.yardstick.SqliteYardstick` when absent.
     progress : bool
         Show a progress bar.
 
@@ -276,14 +284,21 @@ async def calibrate(
     _check_plan(fleets, statements, rounds, tolerance)
     streams = Streams(seed)
     largest = max(fleets, key=lambda fleet: fleet.vendors)
-    with frozen_collector():
-        measured = await measure_services(fleets, statements, rounds=rounds, streams=streams, progress=progress)
+    with timing(yardstick) as stick, frozen_collector():
+        measured = await measure_services(
+            fleets, statements, rounds=rounds, streams=streams, yardstick=stick, progress=progress
+        )
         serial = [await _serial(largest, statement, streams.child(f"burst/{turn}"))
                   for turn in range(4) for statement in statements]  # fmt: skip
         late_ms = await lateness()
     return fit_calibration(
         measured, statements=statements, tolerance=tolerance, seed=seed, serial=serial, late_ms=late_ms
     )
+
+
+def timing(yardstick: Yardstick | None) -> AbstractContextManager[Yardstick]:
+    """Return the yardstick for a block: the given one, or one that is made for it and closed after it."""
+    return closing(SqliteYardstick()) if yardstick is None else nullcontext(yardstick)
 
 
 def _check_plan(fleets: Sequence[Fleet], statements: Sequence[Statement], rounds: int, tolerance: float) -> None:
@@ -322,7 +337,8 @@ def fit_calibration(
     Parameters
     ----------
     measured : DataFrame
-        Its columns; each round must hold every fleet and statement once.
+        Its columns; each round must hold every fleet and statement once. Without ``began_ms`` and ``yardstick_ms`` the
+        machine is taken to have been equally fast throughout.
     statements, tolerance, seed
         As of :func:`calibrate`.
     serial : sequence of float
@@ -348,6 +364,7 @@ def fit_calibration(
     (True, 21)
     """
     fits, cells = {}, []
+    measured, yardstick_ms, paces = _at_one_pace(measured)
     for statement in statements:
         mine = measured[measured["statement"] == statement.name]
         found, table = fit_service(mine, statement, tolerance, Streams(seed).child(f"bootstrap/{statement.name}"))
@@ -363,6 +380,21 @@ def fit_calibration(
     shards = int(measured["shards"].to_numpy()[measured["vendors"].to_numpy().argmax()])
     return Calibration(
         fits, pd.concat(cells, ignore_index=True), shards, between,
-        Empirical(tuple(late)) if len(late) else None,
+        Empirical(tuple(late)) if len(late) else None, yardstick_ms, paces,
         seed, this_machine(), dt.datetime.now(dt.UTC).date().isoformat(),
     )  # fmt: skip
+
+
+def _at_one_pace(measured: pd.DataFrame) -> tuple[pd.DataFrame, float, PaceTrace | None]:
+    """Return what would have been measured at the median pace, what the yardstick took there, and the paces."""
+    if "yardstick_ms" not in measured or not (measured["yardstick_ms"] > 0).all():
+        return measured, 0.0, None
+    ordered = measured.sort_values("began_ms", kind="stable")
+    yardstick_ms = float(ordered["yardstick_ms"].median())
+    paces = paces_of(ordered["yardstick_ms"], yardstick_ms)
+    times = ["scatter_ms", "gather_ms", "rest_ms", "total_ms"]
+    return (
+        ordered.assign(**ordered[times].div(paces, axis=0)),
+        yardstick_ms,
+        PaceTrace(ordered["began_ms"].to_numpy(float), paces),
+    )

@@ -4,8 +4,9 @@ Rules
 -----
 All times are read from the running loop's clock, so that a simulated market is measured by the same code. Fleets and
 statements are interleaved round by round: what slows the machine for a while slows all of them. Every query carries a
-parameter of its own, so that no answer is taken from a kept one. In an open loop a request's time counts from the
-instant at which it was meant to begin (no coordinated omission).
+parameter of its own, so that no answer is taken from a kept one, and stands between two timings of a yardstick
+(`mktsim.study.yardstick`), whose mean tells how fast the machine was. In an open loop a request's time counts from the
+instant at which it was meant to begin (no coordinated omission); the yardstick is then part of it, as of all the load.
 
 Theory of operation
 -------------------
@@ -15,7 +16,8 @@ a query itself leaves to collect stays part of its time.
 
 What this does not do
 ---------------------
-It does not choose the machine's quiet hours: measure where nothing else runs.
+It does not choose the machine's quiet hours. A yardstick tells of a neighbour that slows the processor, not of one that
+takes turns with it: measure where nothing else of yours runs.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from tqdm.auto import tqdm
 
 from mktsim.errors import CalibrationError, InvalidArgumentError
 from mktsim.streams import Streams
+from mktsim.study.yardstick import Yardstick
 
 Times = NDArray[np.float64]
 
@@ -144,15 +147,22 @@ def frozen_collector() -> Iterator[None]:
 
 
 async def measure_services(
-    fleets: Sequence[Fleet], statements: Sequence[Statement], *, rounds: int, streams: Streams, progress: bool = False
+    fleets: Sequence[Fleet],
+    statements: Sequence[Statement],
+    *,
+    rounds: int,
+    streams: Streams,
+    yardstick: Yardstick,
+    progress: bool = False,
 ) -> pd.DataFrame:
     """Time single queries, each fleet and statement once a round.
 
     Returns
     -------
     DataFrame
-        One row a query: ``statement``, ``vendors``, ``shards``, ``round``, ``rows`` shipped, and its phases
-        ``scatter_ms``, ``gather_ms`` and ``rest_ms``, which add up to ``total_ms``.
+        One row a query, in their order: ``statement``, ``vendors``, ``shards``, ``round``, ``rows`` shipped, its phases
+        ``scatter_ms``, ``gather_ms`` and ``rest_ms``, which add up to ``total_ms``, ``began_ms`` on the loop's clock,
+        and ``yardstick_ms``, the mean of before and after.
 
     Raises
     ------
@@ -161,21 +171,27 @@ async def measure_services(
     """
     cells = [(fleet, statement) for fleet in fleets for statement in statements]
     table = []
+    clock = asyncio.get_running_loop().time
+    before_ms = await yardstick()
     with tqdm(total=(rounds + 2) * len(cells), desc="calibration", unit=" queries", disable=not progress) as bar:
         for turn in range(-2, rounds):  # The first two open files, plan, and fill caches.
             u = streams.uniform("params", turn + 2, len(cells))
             for step in range(len(cells)):
                 place = (step + turn) % len(cells)
                 fleet, statement = cells[place]
+                began_ms = 1e3 * clock()
                 total_ms, result = await timed(fleet, statement, float(u[place]))
+                after_ms = await yardstick()
                 scatter_ms, gather_ms = (1e3 * result.stats.wall_s.get(phase, 0.0) for phase in ("scatter", "gather"))
                 rest_ms = max(0.0, total_ms - scatter_ms - gather_ms)
                 shipped = result.stats.rows_shipped
                 row = (statement.name, fleet.vendors, fleet.shards, turn, shipped, scatter_ms, gather_ms, rest_ms)
                 if turn >= 0:
-                    table.append((*row, total_ms))
+                    table.append((*row, total_ms, began_ms, (before_ms + after_ms) / 2))
+                before_ms = after_ms
                 bar.update()
-    names = ["statement", "vendors", "shards", "round", "rows", "scatter_ms", "gather_ms", "rest_ms", "total_ms"]
+    names = ["statement", "vendors", "shards", "round", "rows", "scatter_ms", "gather_ms", "rest_ms", "total_ms",
+             "began_ms", "yardstick_ms"]  # fmt: skip
     return pd.DataFrame(table, columns=names)
 
 
@@ -200,18 +216,30 @@ async def timed(fleet: Fleet, statement: Statement, u: float) -> tuple[float, An
     return total_ms, result
 
 
-async def one_at_a_time(fleet: Fleet, statement: Statement, *, requests: int, streams: Streams) -> Times:
-    """Time queries of one client that sends the next when it has the last answer, ms."""
-    u = streams.uniform("params", 0, requests)
-    times = []
-    for value in u:
-        total_ms, _ = await timed(fleet, statement, float(value))
+async def one_at_a_time(
+    fleet: Fleet, statement: Statement, *, requests: int, streams: Streams, yardstick: Yardstick
+) -> tuple[Times, Times]:
+    """Time queries of one client that sends the next when it has the last answer.
+
+    Returns
+    -------
+    sojourn_ms, yardstick_ms : ndarray of float64, shape (requests,)
+        The second is the mean of before and after each.
+    """
+    times, sticks = [], [await yardstick()]
+    for value in streams.uniform("params", 0, requests).tolist():
+        total_ms, _ = await timed(fleet, statement, value)
         times.append(total_ms)
-    return np.array(times)
+        sticks.append(await yardstick())
+    return np.array(times), _between(sticks)
 
 
-async def open_loop(fleet: Fleet, statement: Statement, arrival_ms: Times, *, streams: Streams) -> Times:
-    """Time queries that come when they come, each from the instant at which it was meant to begin, ms.
+async def open_loop(
+    fleet: Fleet, statement: Statement, arrival_ms: Times, *, streams: Streams, yardstick: Yardstick
+) -> tuple[Times, Times]:
+    """Time queries that come when they come, each from the instant at which it was meant to begin.
+
+    A request first times the yardstick, when its turn has come, so that it is part of the request.
 
     Parameters
     ----------
@@ -221,14 +249,22 @@ async def open_loop(fleet: Fleet, statement: Statement, arrival_ms: Times, *, st
         When each is meant to begin, from now; not decreasing.
     streams : Streams
         Of the parameters.
+    yardstick : Yardstick
+
+    Returns
+    -------
+    sojourn_ms, yardstick_ms : ndarray of float64, shape (requests,)
+        The second is the mean of before a request and before the next.
     """
     loop = asyncio.get_running_loop()
     u = streams.uniform("params", 0, len(arrival_ms))
     sojourn_ms = np.zeros(len(arrival_ms))
+    sticks = [0.0] * (len(arrival_ms) + 1)
     start_s = loop.time() + 0.01
 
     async def one(request: int) -> None:
         meant_s = start_s + arrival_ms[request] / 1e3
+        sticks[request] = await yardstick()
         await timed(fleet, statement, float(u[request]))
         sojourn_ms[request] = 1e3 * (loop.time() - meant_s)
 
@@ -238,7 +274,12 @@ async def open_loop(fleet: Fleet, statement: Statement, arrival_ms: Times, *, st
             if delay_s > 0:
                 await asyncio.sleep(delay_s)
             group.create_task(one(request))
-    return sojourn_ms
+    sticks[-1] = await yardstick()
+    return sojourn_ms, _between(sticks)
+
+
+def _between(sticks: Sequence[float]) -> Times:
+    return np.convolve(sticks, (0.5, 0.5), "valid")
 
 
 async def lateness(*, timers: int = 200, delay_s: float = 0.002) -> Times:

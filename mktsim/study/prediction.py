@@ -22,26 +22,26 @@ skewness (Hall, Journal of the Royal Statistical Society B 54, 1992); without th
 the p90 with 82 %, with it with 94 %. What too few cycles reach beyond is refused: a p99 of 300 requests is one bad
 moment of the queue.
 
-The machine may have become slower or faster since it was calibrated. *Drift* tells by how much: all calibrated fleets,
-asked all calibrated statements in the calibration's own order, before and after each measurement. The order matters:
-one fleet asked again and again answers faster than among others, for the processor's caches hold it. The error stands
-as it is; beside it stands the one that is left when the drift is taken out, which is the model's and not the machine's.
-Under load that is no scaling, for a slower machine is also a busier one: the same requests, at the same instants, are
-simulated anew on the slower machine (:meth:`Prediction.on_slower`).
+The machine is not equally fast at all times (`mktsim.study.yardstick`). A prediction cannot know its pace to come: each
+replication plays a stretch of the calibration's again. What it was in fact is measured beside each request, and beside
+the error as it is stands the one of the same requests, at the same instants, simulated anew at the paces they met
+(:meth:`Prediction.at_paces`): the first is that of a forecast, of model and machine together, the second the model's.
+Under load that is no scaling, for a slower machine is also a busier one. The yardstick itself takes time: under load it
+is part of each request, measured and simulated.
 
 What this does not do
 ---------------------
-It does not predict what stands in `mktsim.study.live` as not modelled: slow minutes, overflowing caches, collections.
-What it is wrong by one at a time it is wrong by more under load: at a utilisation of rho the mean wait for a loop that
-takes always as long grows (2 - rho) / (1 - rho) times as fast as its service, threefold at 0.5 (Pollaczek, Khinchine).
-With drift taken out an error is a diagnosis, not a prediction: the drift is known only after the measurement.
+It does not predict what stands in `mktsim.study.live` as not modelled: paces that the calibration never met,
+overflowing caches, collections. What it is wrong by one at a time it is wrong by more under load: at a utilisation of
+rho the mean wait for a loop that takes always as long grows (2 - rho) / (1 - rho) times as fast as its service,
+threefold at 0.5 (Pollaczek, Khinchine). An error at known paces is a diagnosis, not a prediction: they are known only
+after the measurement, and between two timings of the yardstick they are guessed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -52,13 +52,12 @@ from scipy import stats
 from mktsim.errors import InvalidArgumentError
 from mktsim.streams import Streams
 from mktsim.study.arrivals import Poisson, TraceDriven
-from mktsim.study.live import Calibration, check_slower
+from mktsim.study.live import Calibration, timing
 from mktsim.study.load import simulate_load
 from mktsim.study.measuring import (
     Fleet,
     Times,
     frozen_collector,
-    measure_services,
     one_at_a_time,
     open_loop,
     timed,
@@ -66,6 +65,7 @@ from mktsim.study.measuring import (
 from mktsim.study.points import Point
 from mktsim.study.replication import simulate
 from mktsim.study.statistics import Interval, quantile_interval, samples_for_quantile
+from mktsim.study.yardstick import Yardstick, as_paces, paces_of
 
 STATISTICS: Final = {"p50": 0.5, "p99": 0.99}
 #: Fewer replications have no interval that holds one run more with 95 %.
@@ -73,10 +73,12 @@ LEAST_REPLICATIONS: Final = 39
 _WHY_SO_MANY: Final = ": one run more lies between the lowest and the highest of 39 with 95 %, of fewer more seldom"
 #: Busy cycles beyond a quantile, below which there is no interval for it.
 LEAST_CYCLES: Final = 30
-#: Rounds over the calibrated fleets before a measurement, and after it: together enough for a median's interval.
-_DRIFT_ROUNDS: Final = 5
-#: What follows the name of an error that the machine has no part in.
-DRIFT_TAKEN_OUT: Final = ", drift taken out"
+#: What follows the name of a statistic of requests simulated at the paces that were measured.
+PACE_KNOWN: Final = ", pace known"
+#: Times that a request under load does the yardstick's work: to warm it, and to time it.
+_STICK_RUNS: Final = 2
+#: Quantiles of the requests' paces that a table shows.
+_PACES: Final = (0.05, 0.5, 0.95)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,8 +97,9 @@ class Prediction:
         Simulated sojourn times.
     engine : str
     seed : int
-    slower : float
-        How many times as long as when it was calibrated the machine was taken to need; 1 in a true prediction.
+    paces : ndarray of float64, shape (requests,), or None
+        How many times as long as calibrated the machine is taken to need for each request. None in a true prediction:
+        each replication has a stretch of the calibration's paces.
     calibration : Calibration
         Which the prediction was made of.
 
@@ -112,7 +115,7 @@ class Prediction:
     ...                       "rows": 0, "scatter_ms": times, "gather_ms": 0.0, "rest_ms": 0.0, "total_ms": times})
     >>> calibration = fit_calibration(table, statements=[Statement("all", "SELECT ?", 0, 1)])
     >>> found = predict(calibration, vendors=1000, statement="all", requests=5)
-    >>> found.times_ms.shape, f"{found.p99.estimate:.2f}", f"{found.on_slower(1.1).p99.estimate:.2f}"
+    >>> found.times_ms.shape, f"{found.p99.estimate:.2f}", f"{found.at_paces([1.1] * 5).p99.estimate:.2f}"
     ((39, 5), '20.50', '22.55')
     """
 
@@ -125,25 +128,27 @@ class Prediction:
     times_ms: Times
     engine: str
     seed: int
-    slower: float
+    paces: Times | None
     calibration: Calibration
 
-    def on_slower(self, slower: float) -> Prediction:
-        """Return what the same requests would show where each query takes so many times as long as calibrated.
+    def at_paces(self, paces: ArrayLike) -> Prediction:
+        """Return what the same requests would show where each takes so many times as long as calibrated.
 
-        Under load they are simulated anew, for they come at the same instants and find a busier loop; one at a time
-        all times are that factor longer.
+        They are simulated anew, with the same noise: those of an open loop come at the same instants, and find a loop
+        that is busier where the machine is slower.
+
+        Parameters
+        ----------
+        paces : array of float, shape (requests,)
 
         Raises
         ------
         InvalidArgumentError
-            If the factor is not positive and finite.
+            If they are not so many positive, finite numbers.
         """
-        if self.arrival_ms is None:
-            return replace(self, times_ms=self.times_ms * (check_slower(slower) / self.slower), slower=float(slower))
         return predict(
             self.calibration, vendors=self.vendors, statement=self.statement, load=self.load, requests=self.requests,
-            replications=len(self.times_ms), shards=self.shards, seed=self.seed, slower=slower,
+            replications=len(self.times_ms), shards=self.shards, seed=self.seed, paces=paces,
         )  # fmt: skip
 
     def quantile(self, p: float) -> Interval:
@@ -175,7 +180,7 @@ class Prediction:
             f"<Prediction {self.statement} over {self.vendors:,} vendors, {load_name(self.load)}: p50 {self.p50} ms, "
             f"p99 {self.p99} ms, intervals of one run more at {100 * self.p50.confidence:.3g} %; "
             f"{len(self.times_ms)} replications of {self.requests:,} requests, seed {self.seed}"
-            f"{'' if self.slower == 1 else f'; machine {self.slower:.3g} times as slow'}>"
+            f"{'' if self.paces is None else f'; at paces known, {np.median(self.paces):.3g} in the median'}>"
         )
 
 
@@ -209,7 +214,7 @@ def predict(
     replications: int = LEAST_REPLICATIONS,
     shards: int | None = None,
     seed: int = 0,
-    slower: float = 1.0,
+    paces: ArrayLike | None = None,
 ) -> Prediction:
     """Simulate runs of requests in the calibrated world.
 
@@ -230,9 +235,9 @@ def predict(
         Those of the largest calibrated fleet when absent.
     seed : int
         Decides arrivals and noise.
-    slower : float
-        How many times as long as when it was calibrated the machine needs; requests come at the instants at which they
-        would come to the calibrated one.
+    paces : array of float, shape (requests,), optional
+        How many times as long as calibrated the machine needs for each request; requests come at the instants at which
+        they would come without. When absent each replication plays a stretch of the calibration's paces.
 
     Raises
     ------
@@ -257,7 +262,7 @@ def predict(
     8.6
     >>> alone.p50.estimate < busy.p50.estimate < busy.p99.estimate
     True
-    >>> slower = busy.on_slower(1.1)
+    >>> slower = busy.at_paces(np.full(100, 1.1))
     >>> slower.p99.estimate > 1.1 * busy.p99.estimate  # A slower machine is a busier one.
     True
     """
@@ -269,16 +274,27 @@ def predict(
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise InvalidArgumentError(f"{name} must be a whole number of at least {least}, not {value!r:.80}{why}")
     shards = calibration.shards if shards is None else shards
-    scenario = calibration.scenario(vendors=vendors, statement=statement, shards=shards, timers=load > 0, slower=slower)
-    streams = Streams(seed)
+    known = None if paces is None else as_paces(paces, requests)
+    streams, trace = Streams(seed), calibration.paces
+    # Under load the yardstick is part of each request, as it is when that is measured.
+    about: dict[str, Any] = {"vendors": vendors, "statement": statement, "shards": shards, "timers": load > 0,
+                             "beside_ms": _STICK_RUNS * calibration.yardstick_ms if load else 0.0}  # fmt: skip
+    calibration.scenario(**about)  # For its errors.
+    fit = calibration.fit(statement)
+    query_ms = fit.query_ms(vendors, shards)
+    mean_ms = (query_ms + about["beside_ms"]) * fit.noise(query_ms).mean_ms
+    mean_ms *= 1.0 if trace is None else float(trace.pace.mean())
     arrival_ms, engine, times = None, "", []
     if load:
-        fit = calibration.fit(statement)
-        mean_ms = fit.query_ms(vendors, shards)
-        mean_ms *= fit.noise(mean_ms).mean_ms
         arrival_ms = Poisson(1e3 * load / mean_ms).times_ms(streams, requests)
+    begins_ms = np.arange(requests) * mean_ms if arrival_ms is None else arrival_ms
     for replication in range(replications):
         noise = int(streams.generator("noise", replication).integers(1 << 62))
+        met = known
+        if met is None and trace is not None:
+            start_ms = float(streams.uniform("pace", replication, 1)[0]) * trace.span_ms
+            met = trace.stretch(start_ms, begins_ms)
+        scenario = calibration.scenario(**about, pace_trace=() if met is None else met.tolist())
         if arrival_ms is None:
             alone = simulate(scenario, requests=requests, seed=noise)
             times.append(alone.sojourn_time_ms)
@@ -288,13 +304,43 @@ def predict(
             times.append(loaded.sojourn_time_ms)
             engine = loaded.engine
     return Prediction(
-        statement, vendors, shards, requests, float(load), arrival_ms, np.stack(times), engine, seed, float(slower),
+        statement, vendors, shards, requests, float(load), arrival_ms, np.stack(times), engine, seed, known,
         calibration,
     )  # fmt: skip
 
 
-async def measure(prediction: Prediction, calibration: Calibration, market: Any) -> Times:
-    """Run the predicted requests over the live market, at the instants for which they were predicted; ms each.
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """What one run of requests took, and how fast the machine was meanwhile.
+
+    Attributes
+    ----------
+    times_ms : ndarray of float64, shape (requests,)
+        Sojourn times.
+    paces : ndarray of float64, shape (requests,)
+        How many times as long as when it was calibrated the machine needed; 1 where no yardstick was timed.
+
+    Examples
+    --------
+    >>> Measured(np.array([12.0, 18.0]), np.array([1.0, 1.5]))
+    <Measured 2 requests: p50 15 ms; paces 1 to 1.5>
+    """
+
+    times_ms: Times
+    paces: Times
+
+    def __repr__(self) -> str:
+        low, high = self.paces.min(), self.paces.max()
+        return (
+            f"<Measured {len(self.times_ms):,} requests: p50 {np.median(self.times_ms):.4g} ms; paces {low:.3g} to "
+            f"{high:.3g}>"
+        )
+
+
+async def measure(
+    prediction: Prediction, calibration: Calibration, market: Any, *, yardstick: Yardstick | None = None
+) -> Measured:
+    """Run the predicted requests over the live market, at the instants for which they were predicted.
 
     Parameters
     ----------
@@ -304,10 +350,13 @@ async def measure(prediction: Prediction, calibration: Calibration, market: Any)
         It was made of.
     market : Marketplace or Fleet
         Which is asked.
+    yardstick : Yardstick, optional
+        Timed beside each request: the calibration's kind. A :class:`~mktsim.study.yardstick.SqliteYardstick` when
+        absent.
 
     Returns
     -------
-    ndarray of float64, shape (requests,)
+    Measured
         Sojourn times in ms, from the intended start on.
 
     Raises
@@ -336,8 +385,8 @@ async def measure(prediction: Prediction, calibration: Calibration, market: Any)
     >>> fleets = [Fleet(vendors, 1, Market(vendors)) for vendors in (30, 100, 300)]
     >>> calibration = sim_run(calibrate(*fleets, statements=STATEMENTS[:1]))
     >>> prediction = predict(calibration, vendors=1_000, statement="top-k", requests=5)
-    >>> times_ms = sim_run(measure(prediction, calibration, Fleet(1_000, 1, Market(1_000))))
-    >>> times_ms.round(3), round(prediction.p50.estimate, 3)
+    >>> found = sim_run(measure(prediction, calibration, Fleet(1_000, 1, Market(1_000))))
+    >>> found.times_ms.round(3), round(prediction.p50.estimate, 3)
     (array([20.5, 20.5, 20.5, 20.5, 20.5]), 20.5)
     """
     fleet = Fleet.of(market)
@@ -351,10 +400,16 @@ async def measure(prediction: Prediction, calibration: Calibration, market: Any)
     streams = Streams(prediction.seed).child("measured").child(load_name(prediction.load))
     for value in streams.uniform("warm up", 0, 2).tolist():
         await timed(fleet, statement, value)
-    with frozen_collector():
+    with timing(yardstick) as stick, frozen_collector():
         if prediction.arrival_ms is None:
-            return await one_at_a_time(fleet, statement, requests=prediction.requests, streams=streams)
-        return await open_loop(fleet, statement, prediction.arrival_ms, streams=streams)
+            times_ms, sticks_ms = await one_at_a_time(
+                fleet, statement, requests=prediction.requests, streams=streams, yardstick=stick
+            )
+        else:
+            times_ms, sticks_ms = await open_loop(
+                fleet, statement, prediction.arrival_ms, streams=streams, yardstick=stick
+            )
+    return Measured(times_ms, paces_of(sticks_ms, calibration.yardstick_ms))
 
 
 def measured_quantile(prediction: Prediction, times_ms: Times, p: float) -> Interval | None:
@@ -376,7 +431,7 @@ def measured_quantile(prediction: Prediction, times_ms: Times, p: float) -> Inte
 
     Examples
     --------
-    >>> alone = Prediction("all", 100, 1, 50, 0.0, None, np.ones((39, 50)), "event", 1, 1.0, calibration=None)
+    >>> alone = Prediction("all", 100, 1, 50, 0.0, None, np.ones((39, 50)), "event", 1, None, calibration=None)
     >>> times_ms = np.arange(1.0, 51.0)
     >>> print(measured_quantile(alone, times_ms, 0.5), measured_quantile(alone, times_ms, 0.99))
     25.5 [18, 33] None
@@ -486,86 +541,19 @@ def _cycle_statistic(cycle: NDArray[np.intp], sojourn_ms: Times, p: float) -> Ti
     return np.asarray(math.sqrt(max(count - 1, 1)) * hall)
 
 
-async def drift(
-    calibration: Calibration, statement: str, fleets: Sequence[Any], *, streams: Streams, rounds: int = _DRIFT_ROUNDS
-) -> Times:
-    """Measure by which factor a statement now takes longer than when it was calibrated: one number a round.
-
-    A round asks all fleets all statements, in the calibration's order, after two rounds that are not counted; its
-    factor is the median over the fleets.
-
-    Parameters
-    ----------
-    calibration : Calibration
-    statement : str
-        Whose factors are returned.
-    fleets : sequence of Marketplace or Fleet
-        Those that were calibrated, in their order.
-    streams : Streams
-        Of the parameters, never twice the same.
-    rounds : int
-
-    Returns
-    -------
-    ndarray of float64, shape (rounds,)
-        1 where nothing has changed.
-
-    Raises
-    ------
-    InvalidArgumentError
-        If a fleet, or the statement, was not calibrated.
-
-    Examples
-    --------
-    Since it was calibrated the market has become a quarter slower.
-
-    >>> import asyncio
-    >>> from types import SimpleNamespace
-    >>> from mktsim.sim.loop import sim_run
-    >>> from mktsim.study.live import calibrate
-    >>> from mktsim.study.measuring import STATEMENTS
-    >>> class Market:
-    ...     def __init__(self, vendors, slower=1.0):
-    ...         self.vendors, self.slower, self.turn = vendors, slower, asyncio.Lock()
-    ...     async def query(self, sql, params=()):
-    ...         work_s = self.slower * (0.5 + 0.02 * self.vendors) / 1e3
-    ...         async with self.turn:
-    ...             await asyncio.sleep(work_s)
-    ...         stats = SimpleNamespace(vendors_asked=self.vendors, rows_shipped=0, wall_s={"scatter": work_s})
-    ...         return SimpleNamespace(stats=stats)
-    >>> then, now = ([Fleet(n, 1, Market(n, slower)) for n in (30, 100, 300)] for slower in (1.0, 1.25))
-    >>> calibration = sim_run(calibrate(*then, statements=STATEMENTS[:1]))
-    >>> sim_run(drift(calibration, "top-k", now, streams=Streams(1), rounds=3)).round(3)
-    array([1.25, 1.25, 1.25])
-    """
-    fit, found = calibration.fit(statement), [Fleet.of(each) for each in fleets]
-    keys = ["vendors", "shards"]
-    then = calibration.cells[calibration.cells["statement"] == fit.statement.name].set_index(keys)["measured_ms"]
-    for fleet in found:
-        if (fleet.vendors, fleet.shards) not in then.index:
-            raise InvalidArgumentError(f"no fleet of {fleet.vendors:,} vendors in {fleet.shards} shards was calibrated")
-    if not found:
-        raise InvalidArgumentError("drift needs the calibrated fleets, at least one")
-    statements = [each.statement for each in calibration.fits.values()]
-    with frozen_collector():
-        table = await measure_services(found, statements, rounds=rounds, streams=streams)
-    mine = table[table["statement"] == fit.statement.name].set_index(keys)
-    factors = mine["total_ms"] / then.reindex(mine.index)
-    return factors.groupby(mine["round"].to_numpy()).median().to_numpy(float)
-
-
 def compared(
-    prediction: Prediction, times_ms: Times, *, drifts: ArrayLike = (), study: str = "live vs simulated"
+    prediction: Prediction, times_ms: Times, *, paces: ArrayLike | None = None, study: str = "live vs simulated"
 ) -> list[Point]:
     """Return measured and simulated quantiles and the error of the second, as points of a tidy table.
 
     Parameters
     ----------
     prediction : Prediction
+        A true one, which knew no paces.
     times_ms : ndarray of float64
         What was measured.
-    drifts : array of float
-        Of :func:`drift` before and after, together at least 6; without, errors stand as they are.
+    paces : array of float, shape (requests,), optional
+        The machine's paces meanwhile; without, errors stand as they are.
     study : str
 
     Returns
@@ -573,15 +561,15 @@ def compared(
     list of Point
         In ms ``p50`` and ``p99``, measured and simulated; measured ones have nan for an interval where there are too
         few requests, or busy cycles, for one. In % ``error of p50`` and ``error of p99``: simulated over measured,
-        less 1. With `drifts` also ``drift``, how much slower the machine was than when calibrated, and
-        ``error of p50, drift taken out``, likewise of the p99: that of the requests simulated on a machine so slow. Its
-        interval holds the measurement's and the drift's, each at 95 %, so that it errs on the wide side.
+        less 1; the interval is that of the measurement. With `paces` also ``p50, pace known``, of the same requests
+        simulated at those, its error, likewise of the p99; and ``pace``, how much longer than when it was calibrated
+        the machine took, in the median of the requests: low and high hold nine tenths of them.
 
     Examples
     --------
     Foretold were 10 ms, and 8 ms were measured: the prediction is 25 % too long.
 
-    >>> foretold = Prediction("all", 100, 1, 50, 0.0, None, np.full((39, 50), 10.0), "event", 1, 1.0, calibration=None)
+    >>> foretold = Prediction("all", 100, 1, 50, 0.0, None, np.full((39, 50), 10.0), "event", 1, None, calibration=None)
     >>> for point in compared(foretold, np.full(50, 8.0))[:3]:
     ...     print(point.kind, point.statistic, point.estimate, point.unit)
     measured p50 8.0 ms
@@ -590,31 +578,27 @@ def compared(
     """
     common: dict[str, Any] = {"study": study, "axis": "vendors", "x": prediction.vendors, "seed": prediction.seed,
                               "group": load_name(prediction.load), "series": prediction.statement}  # fmt: skip
-    measured = {
-        statistic: measured_quantile(prediction, times_ms, p)
-        or Interval(float(np.quantile(times_ms, p)), np.nan, np.nan, len(times_ms))
-        for statistic, p in STATISTICS.items()
-    }
-
-    def error(statistic: str, low: Prediction, middle: Prediction, high: Prediction, suffix: str = "") -> Point:
-        p, real = STATISTICS[statistic], measured[statistic]
-        off = _percent(middle.quantile(p).estimate / real.estimate)
-        ends = (_percent(low.quantile(p).estimate / real.high), _percent(high.quantile(p).estimate / real.low))
-        return Point(kind="simulated", statistic=f"error of {statistic}{suffix}", unit="%", estimate=off, low=ends[0],
-                     high=ends[1], n=len(times_ms), **common)  # fmt: skip
-
     points = []
-    for statistic, p in STATISTICS.items():
-        points.append(Point.of(measured[statistic], kind="measured", statistic=statistic, unit="ms", **common))
-        points.append(Point.of(prediction.quantile(p), kind="simulated", statistic=statistic, unit="ms",
-                               engine=prediction.engine, **common))  # fmt: skip
-        points.append(error(statistic, prediction, prediction, prediction))
-    if np.size(drifts):
-        now = quantile_interval(drifts, 0.5)
-        low, middle, high = (prediction.on_slower(factor) for factor in (now.low, now.estimate, now.high))
-        points += [error(statistic, low, middle, high, DRIFT_TAKEN_OUT) for statistic in STATISTICS]
-        points.append(Point(kind="measured", statistic="drift", unit="%", estimate=_percent(now.estimate),
-                            low=_percent(now.low), high=_percent(now.high), n=now.n, **common))  # fmt: skip
+    runs = {"": prediction} if paces is None else {"": prediction, PACE_KNOWN: prediction.at_paces(paces)}
+    for suffix, run in runs.items():
+        for name, p in STATISTICS.items():
+            real = measured_quantile(prediction, times_ms, p) or Interval(
+                float(np.quantile(times_ms, p)), np.nan, np.nan, len(times_ms)
+            )
+            said = run.quantile(p)
+            if not suffix:
+                points.append(Point.of(real, kind="measured", statistic=name, unit="ms", **common))
+            points.append(Point.of(said, kind="simulated", statistic=name + suffix, unit="ms", engine=run.engine,
+                                   **common))  # fmt: skip
+            points.append(
+                Point(kind="simulated", statistic=f"error of {name}{suffix}", unit="%", n=len(times_ms),
+                      estimate=_percent(said.estimate / real.estimate), low=_percent(said.estimate / real.high),
+                      high=_percent(said.estimate / real.low), **common)
+            )  # fmt: skip
+    if paces is not None:
+        low, middle, high = np.quantile(np.asarray(paces, float), _PACES).tolist()
+        points.append(Point(kind="measured", statistic="pace", unit="%", estimate=_percent(middle), low=_percent(low),
+                            high=_percent(high), n=len(times_ms), **common))  # fmt: skip
     return points
 
 
@@ -623,7 +607,7 @@ def _percent(ratio: float) -> float:
 
 
 def error_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the errors and the drift of a table of :func:`compared`, one row a size, load and statement, in %.
+    """Return the errors and the paces of a table of :func:`compared`, one row a size, load and statement, in %.
 
     The errors as they are come first.
 
@@ -640,7 +624,7 @@ def error_table(frame: pd.DataFrame) -> pd.DataFrame:
     Examples
     --------
     >>> from mktsim.study.points import tidy
-    >>> foretold = Prediction("all", 100, 1, 50, 0.0, None, np.full((39, 50), 10.0), "event", 1, 1.0, calibration=None)
+    >>> foretold = Prediction("all", 100, 1, 50, 0.0, None, np.full((39, 50), 10.0), "event", 1, None, calibration=None)
     >>> error_table(tidy(compared(foretold, np.full(50, 8.0)))).to_dict("records")
     [{'vendors': 100, 'load': 'one at a time', 'statement': 'all', 'error of p50': 25.0, 'error of p99': 25.0}]
     """

@@ -324,7 +324,7 @@ def flat_bounds_ms(world: World, n: int, p: float) -> tuple[float, float]:
     InvalidArgumentError
         For a world with a window, a varying pace, a base that is not 0, or links with tails too long to integrate.
     """
-    plain = world.window is None and world.pace == Constant(1.0) and world.base == Constant(0.0)
+    plain = world.window is None and not world.has_pace and world.base == Constant(0.0)
     if not plain or not math.isfinite(float(world.link_out.sample(np.array([1.0 - 1e-16]))[0])):
         raise InvalidArgumentError("these bounds need a world without window, pace and base")
     coordinator_ms = n * (world.fan_out_ticks + world.fan_in_ticks) * TICK_S * 1e3  # As a world counts time.
@@ -351,9 +351,10 @@ def windowed_limit_ms(world: World, n: int, p: float) -> float:
     With c calls in flight, n independent calls take n/c times their mean, by the law of large numbers; a pace common to
     all calls of a request stretches the whole, so its quantile passes through: base + n/c * mean * Q_pace(p).
     """
-    if world.window is None or not isinstance(world.base, Constant) or world.fan_out_ms or world.fan_in_ms:
+    worked = world.fan_out_ms or world.fan_in_ms
+    if world.window is None or not isinstance(world.base, Constant) or world.pace_trace or worked:
         raise InvalidArgumentError(
-            "this limit needs a window, a constant base and a coordinator without work of its own"
+            "this limit needs a window, a constant base, no traced pace and a coordinator without work of its own"
         )
     mean_ms = world.link_out.mean_ms + world.service.mean_ms + world.link_back.mean_ms
     return world.base.ms + n / min(world.window, n) * mean_ms * world.pace.quantile(p)

@@ -33,7 +33,6 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from mktsim.errors import InvalidArgumentError
-from mktsim.sim.latency import Constant
 from mktsim.sim.world import World
 from mktsim.streams import check_seed
 from mktsim.study import analytic, charts
@@ -201,7 +200,7 @@ def _slowest_leaf_ms(world: World, n: int, p: float) -> float | None:
 
     The slowest way out, and no less than the shortest service and way back after it.
     """
-    if world.geography is not None or world.pace != Constant(1.0):
+    if world.geography is not None or world.has_pace:
         return None
     least = 2.0**-53
     rest = world.service.quantile(least) + world.link_back.quantile(least)

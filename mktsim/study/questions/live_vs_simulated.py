@@ -4,7 +4,8 @@ Rules
 -----
 What is predicted was not seen: sizes beyond those of the calibration, and requests that queue for the one loop, where
 the calibration asked one query at a time. Each prediction is made before its measurement. Errors are shown as they are,
-and first; how much slower the machine had become meanwhile stands beside them, and what is left of each error without.
+and first; the pace of the machine meanwhile, measured beside each request, stands beside them, and the error of the
+same requests simulated at those paces.
 
 What this does not do
 ---------------------
@@ -21,25 +22,22 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
 from mktsim.errors import InvalidArgumentError
 from mktsim.market import Marketplace, generate
-from mktsim.streams import Streams
 from mktsim.study import charts
 from mktsim.study.jobs import Submits
 from mktsim.study.live import Calibration, calibrate
 from mktsim.study.measuring import STATEMENTS, Statement
 from mktsim.study.points import Point, tidy
 from mktsim.study.prediction import (
-    DRIFT_TAKEN_OUT,
     LEAST_CYCLES,
     LEAST_REPLICATIONS,
+    PACE_KNOWN,
     STATISTICS,
     compared,
-    drift,
     load_name,
     measure,
     predict,
@@ -92,9 +90,9 @@ async def live_vs_simulated(
     Returns
     -------
     StudyResult
-        Points of :func:`~mktsim.study.prediction.compared`: ``p50`` and ``p99`` in ms, measured and simulated; their
-        errors, as they are and with the drift taken out, and ``drift`` in %; ``x`` vendors, `series` the statement,
-        `group` the load.
+        Points of :func:`~mktsim.study.prediction.compared`: ``p50`` and ``p99`` in ms, measured, simulated, and
+        simulated at the paces that were measured; the errors of both, and ``pace``, in %; ``x`` vendors, `series` the
+        statement, `group` the load.
     Calibration
 
     Raises
@@ -131,11 +129,8 @@ async def live_vs_simulated(
                 calibration, vendors=vendors, statement=name, load=load, requests=requests, shards=shards,
                 replications=replications, seed=seed,
             )  # fmt: skip
-            key = f"{vendors}/{load}/{name}"
-            before = await drift(calibration, name, small, streams=Streams(seed).child(f"before {key}"))
-            times_ms = await measure(foretold, calibration, large[vendors])
-            after = await drift(calibration, name, small, streams=Streams(seed).child(f"after {key}"))
-            points += compared(foretold, times_ms, drifts=np.concatenate((before, after)))
+            found = await measure(foretold, calibration, large[vendors])
+            points += compared(foretold, found.times_ms, paces=found.paces)
     frame = tidy(points)
     parameters = {
         "fitted": [list(each) for each in fitted], "predicted": list(predicted), "loads": list(loads),
@@ -143,7 +138,7 @@ async def live_vs_simulated(
         "replications": replications,
     }  # fmt: skip
     sizes = ", ".join(f"{vendors:,}" for vendors in sorted(known))
-    names = [statistic + suffix for suffix in ("", DRIFT_TAKEN_OUT) for statistic in STATISTICS]
+    names = [statistic + suffix for suffix in ("", PACE_KNOWN) for statistic in STATISTICS]
     counts = "; ".join(f"{name}: {_within(frame[frame['statistic'] == f'error of {name}'])}" for name in names)
     caption = (
         f"Measured on {calibration.machine}, {calibration.date}; calibrated on {sizes} vendors, {rounds} rounds; "
@@ -178,19 +173,19 @@ def _seen(
 
 
 def in_words(frame: pd.DataFrame) -> str:
-    """Say how large the errors are, how far the machine drifted, what is left without that, and where it lies."""
+    """Say how large the errors are, which pace the machine had, what is left at that pace, and where it lies."""
     texts = [_errors_in_words(frame, statistic) for statistic in STATISTICS]
-    drifts = frame.loc[frame["statistic"] == "drift", "estimate"]
-    quiet = not (drifts.abs() > TARGET).any()
-    if len(drifts):
-        noisy = "" if quiet else ", so it was not quiet: measure again where nothing else runs"
+    paces = frame[frame["statistic"] == "pace"]
+    if len(paces):
+        other = (paces["estimate"].abs() > TARGET).any()
+        told = ": errors as they are then tell of the machine, not of the model" if other else ""
         texts.append(
-            f"Meanwhile the machine itself was {drifts.min():+.3g} to {drifts.max():+.3g} % slower, on the fleets it "
-            f"was calibrated on, than when it was calibrated{noisy}."
+            f"Beside the requests a yardstick took {paces['estimate'].min():+.3g} to {paces['estimate'].max():+.3g} % "
+            f"more than during calibration (medians of the cases; 90 % of all between {paces['low'].min():+.3g} and "
+            f"{paces['high'].max():+.3g} %){told}."
         )
-        texts += [_errors_in_words(frame, statistic + DRIFT_TAKEN_OUT) for statistic in STATISTICS]
-    if quiet:  # Else the errors are not the model's, and tell nothing of what it lacks.
-        texts += _missing(frame, "p50" + (DRIFT_TAKEN_OUT if len(drifts) else ""))
+        texts += [_errors_in_words(frame, statistic + PACE_KNOWN) for statistic in STATISTICS]
+    texts += _missing(frame, "p50" + (PACE_KNOWN if len(paces) else ""))
     return " ".join(texts)
 
 

@@ -239,8 +239,7 @@ def mean_round_trip_ms(world: World) -> float:
     """
     if world.geography is not None:
         raise InvalidArgumentError("a world with a geography has no single mean round trip: give its ways as links")
-    pace = world.pace.mean_ms
-    moved = pace * (world.link_out.mean_ms + world.service.mean_ms + world.link_back.mean_ms)
+    moved = world.mean_pace * (world.link_out.mean_ms + world.service.mean_ms + world.link_back.mean_ms)
     if world.background is not None:
         moved += world.background.utilisation * world.background.service_ms / (1 - world.background.utilisation)
     if not math.isfinite(moved):
