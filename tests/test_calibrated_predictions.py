@@ -555,6 +555,7 @@ def test_the_question_is_answered_from_live_markets() -> None:
     assert len(axes) == 4
     assert axes[0].get_ylabel() == "p50 of the sojourn time, ms"
     labels = {label for each in axes for label in each.get_legend_handles_labels()[1]}
-    assert labels == {f"{kind}: {name}" for kind in ("measured", "simulated") for name in found.fits}
+    kinds = ("measured", "simulated", "simulated, pace known")
+    assert labels == {f"{kind}: {name}" for kind in kinds for name in found.fits}
     with pytest.raises(InvalidArgumentError):
         asyncio.run(live_vs_simulated(fitted=((100, 8),), predicted=(100,), seed=1))

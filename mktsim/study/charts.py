@@ -34,6 +34,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from mktsim.errors import InvalidArgumentError
+from mktsim.study.yardstick import PACE_KNOWN
 
 #: Okabe & Ito's palette, without the yellow that is too light for a line.
 PALETTE: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -947,7 +948,7 @@ def live_vs_simulated_chart(frame: pd.DataFrame) -> list[Axes]:
     ----------
     frame : DataFrame
         Of :func:`mktsim.study.questions.live_vs_simulated.live_vs_simulated`; rows of the study ``calibration`` are
-        drawn left of a line, for they were seen.
+        drawn left of a line, for they were seen. What was simulated at paces known has marks alone, half filled.
 
     Returns
     -------
@@ -970,12 +971,12 @@ def live_vs_simulated_chart(frame: pd.DataFrame) -> list[Axes]:
     ('p50, one at a time', ['fitted', 'foretold'])
     """
     _check(frame, ("study", "series", "kind", "x", "group", "statistic", "estimate", "low", "high"))
-    shown = frame[frame["statistic"].isin(["p50", "p99"])]
-    loads = list(dict.fromkeys(shown["group"]))
+    plain = frame[frame["statistic"].isin(["p50", "p99"])]
+    loads = list(dict.fromkeys(plain["group"]))
     figure = Figure(figsize=(5.2 * len(loads), 8.2), layout="constrained", dpi=_DPI)
     FigureCanvasAgg(figure)
-    styles = series_styles(shown.sort_values(["series", "kind"]))
-    for number, name in enumerate(sorted(set(shown["series"]))):  # A statement has one colour and one marker.
+    styles = series_styles(plain.sort_values(["series", "kind"]))
+    for number, name in enumerate(sorted(set(plain["series"]))):  # A statement has one colour and one marker.
         for kind in ("measured", "simulated"):
             alike = {"color": PALETTE[number], "marker": _MARKERS[number]}
             styles[name, kind] = _style(kind, number, number) | alike
@@ -983,14 +984,22 @@ def live_vs_simulated_chart(frame: pd.DataFrame) -> list[Axes]:
     for row, statistic in enumerate(("p50", "p99")):
         for column, load in enumerate(loads):
             axes = figure.add_subplot(2, len(loads), row * len(loads) + column + 1)
-            points = shown[(shown["statistic"] == statistic) & (shown["group"] == load)]
-            beside = points["kind"].map({"measured": 0.965, "simulated": 1.035})
+            points = plain[(plain["statistic"] == statistic) & (plain["group"] == load)]
+            beside = points["kind"].map({"measured": 0.94, "simulated": 1.06})
             label = f"{statistic} of the sojourn time, ms"
             line_chart(
                 points.assign(x=points["x"] * beside), x_label="vendors", y_label=label, title=f"{statistic}, {load}",
                 ax=axes, styles=styles,
             )  # fmt: skip
-            seen, foretold = (points.loc[(points["study"] == "calibration") == known, "x"] for known in (True, False))
+            known = frame[(frame["statistic"] == statistic + PACE_KNOWN) & (frame["group"] == load)]
+            for name, part in known.groupby("series"):
+                reach = np.abs(part[["low", "high"]].to_numpy(float).T - part["estimate"].to_numpy(float))
+                color, marker = (styles[name, "simulated"][key] for key in ("color", "marker"))
+                axes.errorbar(
+                    part["x"], part["estimate"], reach, ls="none", color=color, marker=marker, markersize=6, lw=1.2,
+                    capsize=3, fillstyle="left", markerfacecoloralt="white", label=f"simulated{PACE_KNOWN}: {name}",
+                )  # fmt: skip
+            seen, foretold = (points.loc[(points["study"] == "calibration") == was, "x"] for was in (True, False))
             if len(seen) and len(foretold):
                 between = float(np.sqrt(seen.max() * foretold.min()))
                 axes.axvline(between, color="#777777", ls=":", lw=1)

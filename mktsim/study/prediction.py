@@ -65,7 +65,7 @@ from mktsim.study.measuring import (
 from mktsim.study.points import Point
 from mktsim.study.replication import simulate
 from mktsim.study.statistics import Interval, quantile_interval, samples_for_quantile
-from mktsim.study.yardstick import Yardstick, as_paces, paces_of
+from mktsim.study.yardstick import PACE_KNOWN, Yardstick, as_paces, paces_of
 
 STATISTICS: Final = {"p50": 0.5, "p99": 0.99}
 #: Fewer replications have no interval that holds one run more with 95 %.
@@ -73,8 +73,6 @@ LEAST_REPLICATIONS: Final = 39
 _WHY_SO_MANY: Final = ": one run more lies between the lowest and the highest of 39 with 95 %, of fewer more seldom"
 #: Busy cycles beyond a quantile, below which there is no interval for it.
 LEAST_CYCLES: Final = 30
-#: What follows the name of a statistic of requests simulated at the paces that were measured.
-PACE_KNOWN: Final = ", pace known"
 #: Times that a request under load does the yardstick's work: to warm it, and to time it.
 _STICK_RUNS: Final = 2
 #: Quantiles of the requests' paces that a table shows.

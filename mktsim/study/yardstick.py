@@ -38,6 +38,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from mktsim.errors import InvalidArgumentError
 
+#: What follows the name of a statistic of requests that were simulated at the paces that were measured.
+PACE_KNOWN: Final = ", pace known"
+
 _ROWS: Final = 500
 _SEED: Final = 20261122
 _GROUP: Final = "SELECT substr(name, 1, 6) AS word, COUNT(*), SUM(price * ?) FROM goods GROUP BY word"

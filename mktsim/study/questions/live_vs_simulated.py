@@ -35,7 +35,6 @@ from mktsim.study.points import Point, tidy
 from mktsim.study.prediction import (
     LEAST_CYCLES,
     LEAST_REPLICATIONS,
-    PACE_KNOWN,
     STATISTICS,
     compared,
     load_name,
@@ -43,6 +42,7 @@ from mktsim.study.prediction import (
     predict,
 )
 from mktsim.study.result import StudyResult
+from mktsim.study.yardstick import PACE_KNOWN
 
 QUESTION: Final = "Does the simulator, calibrated on small live fleets, foretell the p50 and p99 of larger ones?"
 #: Fleets of the calibration: vendors and shards. Two numbers of shards tell what a shard costs.
@@ -141,7 +141,8 @@ async def live_vs_simulated(
     names = [statistic + suffix for suffix in ("", PACE_KNOWN) for statistic in STATISTICS]
     counts = "; ".join(f"{name}: {_within(frame[frame['statistic'] == f'error of {name}'])}" for name in names)
     caption = (
-        f"Measured on {calibration.machine}, {calibration.date}; calibrated on {sizes} vendors, {rounds} rounds; "
+        f"Measured on {calibration.machine}, {calibration.date}; calibrated on {sizes} vendors, {rounds} rounds, "
+        "times there at the median pace; "
         f"n = {requests} requests a point, the same instants measured and simulated; simulated: {replications} "
         f"replications, intervals that hold one run more with 95 %; measured: 95 % intervals, none where fewer than "
         f"{LEAST_CYCLES} busy cycles reach beyond a quantile; seed {seed}. "
@@ -157,7 +158,7 @@ async def live_vs_simulated(
 def _seen(
     calibration: Calibration, statements: Sequence[Statement], *, shards: int, rounds: int, seed: int
 ) -> list[Point]:
-    """Return the medians that were fitted, and what the simulator makes of them; one query at a time."""
+    """Return the medians that were fitted, at the median pace, and what the simulator makes of them."""
     points = []
     for row in calibration.cells[calibration.cells["shards"] == shards].to_dict("records"):
         common: dict[str, Any] = {"study": "calibration", "axis": "vendors", "x": row["vendors"], "seed": seed,
@@ -165,7 +166,7 @@ def _seen(
                                   "unit": "ms"}  # fmt: skip
         again = predict(
             calibration, vendors=row["vendors"], statement=row["statement"], requests=rounds, shards=shards,
-            seed=seed,
+            seed=seed, paces=[1.0] * rounds,
         )  # fmt: skip
         points.append(Point(kind="measured", estimate=row["measured_ms"], n=rounds, **common))
         points.append(Point.of(again.p50, kind="simulated", engine=again.engine, **common))
