@@ -24,7 +24,7 @@ from mktsim.errors import InvalidArgumentError, SimulationError
 from mktsim.explore import background
 from mktsim.explore.background import Job, Progress
 from mktsim.explore.base import Explorer
-from mktsim.sim import Crash, Simulation, World, preset_names
+from mktsim.sim import Constant, Crash, Hiccups, Simulation, World, preset_names
 from mktsim.streams import Streams
 from mktsim.study.charts import waterfall_chart
 from mktsim.study.correctness import naive_is_right
@@ -646,6 +646,16 @@ def test_what_only_events_cover_is_bounded_and_what_is_left_out_is_named(monkeyp
     assert answer.n == "7 to 30"
     with pytest.raises(InvalidArgumentError, match="requests must be a whole number of at least 6, not 5"):
         fan_out_curve(Scenario(vendors=10), requests=5, seed=1)
+
+
+def test_a_run_of_dependent_requests_has_a_curve_without_intervals() -> None:
+    """What pauses or placement leave to later requests makes one run's intervals too narrow: none is drawn."""
+    paused = World(service=Constant(1.0), hiccups=Hiccups(100.0, Constant(5.0)))
+    answer = fan_out_curve(Scenario(vendors=10, world=paused), requests=300, seed=1)
+    assert answer.points["estimate"].notna().all()
+    assert answer.points[["low", "high"]].isna().all(axis=None)
+    assert "pauses, which the clock brings on; replicate gives them" in answer.left_out[-1]
+    assert fan_out_curve(Scenario(vendors=10), requests=300, seed=1).points[["low", "high"]].notna().all(axis=None)
 
 
 def test_too_few_requests_show_no_p99() -> None:

@@ -23,7 +23,7 @@ from mktsim.sim.conditions import Hiccups
 from mktsim.sim.latency import Constant, Exponential, LogNormal, Pareto
 from mktsim.sim.world import World
 from mktsim.sqlite import connect, rows
-from mktsim.study import StudyResult, compare, jobs, optimise, replicate, sweep
+from mktsim.study import StudyResult, compare, jobs, optimisation, optimise, replicate, sweep
 from mktsim.study.cache import ReplicationCache
 from mktsim.study.jobs import Job, completed, digest_of
 from mktsim.study.optimisation import _upper, best_of, interval_of_one_among
@@ -331,6 +331,14 @@ def test_a_quantile_of_dependent_requests_needs_as_many_of_them_as_in_a_sweep() 
             optimise(scenario, "vendors", [2, 3], objective="p99", seed=1, requests=requests)
     with pytest.raises(InvalidArgumentError, match="500"):
         sweep(Scenario(vendors=2, world=paused), replications=10, seed=1, requests=499, quantiles=(0.99,))
+
+
+def test_optimise_checks_every_candidates_engine_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A candidate that the engine does not cover is named though the first is covered, and nothing was simulated."""
+    monkeypatch.setattr(optimisation, "completed", lambda *_, **__: pytest.fail("work was done"))
+    still, paused = World(), World(hiccups=Hiccups(1_000.0, Constant(5.0)))
+    with pytest.raises(InvalidArgumentError, match="vectorised engine does not cover hiccups"):
+        optimise(Scenario(vendors=2), "world", [still, paused], seed=1, engine="vectorised")
 
 
 def test_equal_candidates_are_not_told_apart() -> None:

@@ -54,7 +54,7 @@ from mktsim.errors import InvalidArgumentError, UndercoverageWarning
 from mktsim.fanout.policy import ScatterPolicy
 from mktsim.streams import check_seed
 from mktsim.study.jobs import Job, Submits, check_executor, completed
-from mktsim.study.replication import Engine, _check, requests_are_independent
+from mktsim.study.replication import Engine, _check, check_engine, requests_are_independent
 from mktsim.study.replications import LEAST_REPLICATIONS, check_replications, values_of
 from mktsim.study.scenario import Scenario
 from mktsim.study.statistics import (
@@ -182,7 +182,7 @@ def optimise(
     (6, [6], 0.0)
     """
     _check(scenario, requests, engine)
-    check_seed(seed)
+    seed = check_seed(seed)
     check_executor(executor, cache)
     check_replications(replications)
     _share("confidence", confidence)
@@ -195,6 +195,8 @@ def optimise(
     if not isinstance(objective, str) and not callable(objective):
         raise InvalidArgumentError(f"objective must be a statistic or a function, not {objective!r:.80}")
     scenarios = [with_value(scenario, parameter, value) for value in candidates]
+    for one in scenarios:
+        check_engine(one, engine)
     if p is not None:
         independent = all(map(requests_are_independent, scenarios))
         needed = samples_for_quantile(p) if independent else max(samples_for_quantile(p), observations_for_section(p))

@@ -132,7 +132,7 @@ def run_study(
     announce : callable
         Told what comes next.
     """
-    check_seed(seed)
+    seed = check_seed(seed)
     announce("1/4 live: exact answers over vendors on disk")
     points = asyncio.run(
         measure_live(

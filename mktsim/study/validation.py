@@ -169,7 +169,7 @@ def validate(
     """
     if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0.1 <= scale <= 1000:
         raise InvalidArgumentError(f"scale must be from 0.1 to 1000, not {scale!r:.80}")
-    check_seed(seed)
+    seed = check_seed(seed)
     check_executor(executor, None)
     tasks = [(check, seed, float(scale)) for check in CHECKS]
     found: dict[int, list[Claim]] = {}

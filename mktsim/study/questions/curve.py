@@ -22,10 +22,10 @@ from mktsim.sim.vectorised import vectorised_sojourn_times
 from mktsim.streams import Streams
 from mktsim.study.coordinated import coordinated_sojourn_times
 from mktsim.study.points import Point, tidy
-from mktsim.study.replication import place, requests_are_independent
+from mktsim.study.replication import dependence, place, requests_are_independent
 from mktsim.study.scenario import Scenario
 from mktsim.study.slices import Progress, sliced
-from mktsim.study.statistics import quantile_interval, samples_for_quantile
+from mktsim.study.statistics import Interval, quantile_interval, samples_for_quantile
 
 _SLICE_LEAVES: Final = 100_000
 #: Calls of the event engine in a slice, and for a point: about 0.2 s and 2 s.
@@ -106,6 +106,8 @@ def fan_out_curve(
         for here in [scenario.replace(vendors=n, fanout=kind)]
     ]
     left_out = _left_out([(here, why, many) for here, why, many in plan], requests, least)
+    if (shared := dependence(scenario)) is not None:
+        left_out += (f"Intervals: the requests of one run depend on {shared}; replicate gives them.",)
     plan = [(here, why, many) for here, why, many in plan if many >= least]
     total, done = sum(many for *_, many in plan), 0
     points: list[Point] = []
@@ -156,9 +158,11 @@ def _series(here: Scenario) -> str:
 
 
 def _quantiles(times_ms: NDArray[np.float64], here: Scenario, seed: int, engine: str) -> list[Point]:
+    independent = requests_are_independent(here)  # Else one run has no interval.
     return [
         Point.of(
-            quantile_interval(times_ms, p),
+            quantile_interval(times_ms, p) if independent
+            else Interval(float(np.quantile(times_ms, p)), np.nan, np.nan, len(times_ms)),
             study="fan-out", series=f"p{100 * p:g}, {_series(here)}", kind="simulated", axis="vendors",
             x=float(here.vendors), statistic=f"p{100 * p:g}", unit="ms", seed=seed, engine=engine, preset=here.preset,
         )

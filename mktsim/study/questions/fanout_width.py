@@ -105,7 +105,7 @@ def fanout_width(
     base = Scenario(preset="same-zone") if scenario is None else scenario
     if not isinstance(base, Scenario):
         raise InvalidArgumentError(f"needs a Scenario, not {base!r:.80}")
-    check_seed(seed)
+    seed = check_seed(seed)
     check_executor(executor, None)
     check_replications(replications)
     if not isinstance(requests, int) or isinstance(requests, bool) or requests < 2 * replications:

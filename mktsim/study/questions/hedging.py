@@ -196,7 +196,7 @@ def hedging(
     service = LogNormal(1.0, 10.0) if service is None else service
     if not isinstance(service, Latency):
         raise InvalidArgumentError(f"service must be a Latency, not {service!r:.80}")
-    check_seed(seed)
+    seed = check_seed(seed)
     check_executor(executor, None)
     check_replications(replications)
     least = samples_for_quantile(0.99)

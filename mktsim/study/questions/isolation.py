@@ -112,7 +112,7 @@ def isolation(
     >>> sorted(frame["group"].unique())
     ['', 'filter', 'group-by', 'one vendor', 'top-k']
     """
-    check_seed(seed)
+    seed = check_seed(seed)
     check_executor(executor, None)
     if not isinstance(vendors, list | tuple | range) or not vendors or len(set(vendors)) < len(vendors):
         raise InvalidArgumentError(f"vendors must be a sequence of different whole numbers, not {vendors!r:.80}")

@@ -121,7 +121,7 @@ def merging(
     >>> right.loc[["filter", "AVG by group"], "estimate"].tolist()
     [1.0, 0.0]
     """
-    check_seed(seed)
+    seed = check_seed(seed)
     check_executor(executor, None)
     if not isinstance(vendors, list | tuple | range) or not vendors or len(set(vendors)) < len(vendors):
         raise InvalidArgumentError(f"vendors must be a sequence of different whole numbers, not {vendors!r:.80}")

@@ -139,7 +139,7 @@ def partial_answers(
     latency = LogNormal(1.0, 10.0) if latency is None else latency
     if not isinstance(latency, Latency):
         raise InvalidArgumentError(f"latency must be a Latency, not {latency!r:.80}")
-    check_seed(seed)
+    seed = check_seed(seed)
     check_executor(executor, None)
     check_replications(replications)
     for name, number in (("vendors", vendors), ("products", products), ("requests", requests)):

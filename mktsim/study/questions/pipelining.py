@@ -156,7 +156,7 @@ def pipelining(
             raise InvalidArgumentError(f"worlds must be Worlds by name, not {name!r:.40}: {world!r:.40}")
         if world.faults or world.limit is not None:
             raise InvalidArgumentError(f"world {name!r:.80} has faults or limits: a look-up may then never be answered")
-    check_seed(seed)
+    seed = check_seed(seed)
     check_executor(executor, None)
     check_replications(replications)
     for name, number, most in (("vendors", vendors, 1_000), ("requests", requests, 100_000)):
