@@ -273,9 +273,17 @@ def test_the_study_writes_charts_table_and_report(
 
 
 def test_ctrl_c_ends_with_130_and_leaves_nothing_half_written(tmp_path: Path) -> None:
-    """In the middle of the simulations, with processes at work; as a terminal does, to the whole group."""
+    """In the middle of the simulations, with processes at work; as a terminal does, to the whole group.
+
+    What is simulated has the size of ``--quick``, so that it is under way; the fleets before it are two small ones.
+    """
+    program = (
+        "import sys\nfrom dataclasses import replace\nfrom mktsim import cli\nfrom mktsim.study import scaling\n"
+        "scaling.QUICK = replace(scaling.QUICK, live_vendors=(1, 10), repeats=6)\n"
+        "sys.exit(cli.main(sys.argv[1:]))"
+    )
     process = subprocess.Popen(
-        [sys.executable, "-m", "mktsim", "--quick", "--out", "out"],
+        [sys.executable, "-c", program, "--quick", "--out", "out"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         env={**os.environ, "COLUMNS": "100"},
         # A shell starts background jobs deaf to SIGINT, and their children inherit it: a terminal's are not.
