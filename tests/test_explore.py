@@ -34,6 +34,14 @@ from mktsim.study.questions import curve as curve_module
 NAMES = ["fanout", "ring", "merge", "stragglers", "faults", "stepper"]
 
 
+@pytest.fixture(scope="module", params=NAMES)
+def looked_at(request: pytest.FixtureRequest) -> Iterator[Explorer]:
+    """Return each explorer, made as `explorer` is, for tests that only look at it."""
+    made = getattr(explore, request.param)()
+    yield made
+    made.close()
+
+
 @pytest.fixture(params=NAMES)
 def explorer(request: pytest.FixtureRequest) -> Iterator[Explorer]:
     """Return each explorer, made without a running loop: everything happens at once."""
@@ -96,23 +104,24 @@ def text_of(made: str) -> str:
 # -- every explorer -----------------------------------------------------------------------------------------------
 
 
-def test_it_shows_an_answer_as_soon_as_it_is_made(explorer: Explorer) -> None:
+def test_it_shows_an_answer_as_soon_as_it_is_made(looked_at: Explorer) -> None:
     """And says that it is ready."""
-    assert explorer.errors.outputs == ()
-    assert "ready" in explorer._status.value
-    assert len(explorer._result.value) > 200
-    assert explorer.buttons["stop"].disabled
+    assert looked_at.errors.outputs == ()
+    assert "ready" in looked_at._status.value
+    assert len(looked_at._result.value) > 200
+    assert looked_at.buttons["stop"].disabled
 
 
-def test_every_control_is_labelled_and_tells_what_it_does(explorer: Explorer) -> None:
+def test_every_control_is_labelled_and_tells_what_it_does(looked_at: Explorer) -> None:
     """A description and a tooltip, and keyboard order is reading order."""
-    for widget in (*explorer.controls.values(), *explorer.buttons.values(), explorer.code):
+    for widget in (*looked_at.controls.values(), *looked_at.buttons.values(), looked_at.code):
         assert widget.description, widget
         assert widget.tooltip, widget
         assert getattr(widget, "index", 0) is not None, f"{widget.description} would look empty"
-    rows, buttons = explorer.children[1], explorer.children[2]
-    assert [one for row in rows.children for one in getattr(row, "children", [row])] == list(explorer.controls.values())
-    assert list(buttons.children) == [*explorer.buttons.values(), explorer.code]
+    rows, buttons = looked_at.children[1], looked_at.children[2]
+    shown = [one for row in rows.children for one in getattr(row, "children", [row])]
+    assert shown == list(looked_at.controls.values())
+    assert list(buttons.children) == [*looked_at.buttons.values(), looked_at.code]
 
 
 def test_its_code_is_shown_on_demand(explorer: Explorer) -> None:
@@ -254,9 +263,9 @@ def test_its_code_follows_its_controls(explorer: Explorer) -> None:
     assert text_of(explorer._code.value).split() == text_of(escape(explorer.config)).split()
 
 
-def test_pictures_have_a_text_for_those_who_do_not_see_them(explorer: Explorer) -> None:
+def test_pictures_have_a_text_for_those_who_do_not_see_them(looked_at: Explorer) -> None:
     """And nothing is fetched from elsewhere."""
-    for image in re.findall("<img[^>]*>", explorer._result.value):
+    for image in re.findall("<img[^>]*>", looked_at._result.value):
         assert re.search("alt='[^']{10,}'", image)
         assert "src='data:image/png" in image
 
