@@ -27,7 +27,7 @@ from mktsim.study.questions.live_vs_simulated import in_words, live_vs_simulated
 from mktsim.study.queues import service_ends
 from mktsim.study.scenario import Scenario
 from mktsim.study.statistics import share_interval
-from mktsim.study.yardstick import PaceTrace
+from mktsim.study.yardstick import RUNS, PaceTrace
 
 FIXED, SHARD, VENDOR, ROW = 0.3, 0.04, 0.012, 0.001
 TRUTH = {"top-k": 1.0, "filter": 0.6, "group-by": 2.0}
@@ -338,7 +338,7 @@ def test_an_error_at_known_paces_is_the_models(load: float) -> None:
 
     Errors as they are come first, and are the same with and without.
     """
-    noise, slow = LogNormal(1.0, 1.1), SimulatedMachine(1.8, 3.0)
+    noise, slow = LogNormal(1.0, 1.1), SimulatedMachine(1.8, 6.0)
     found = calibrated(noise, SimulatedMachine(1.0))
     foretold = predict(found, vendors=2_000, statement="filter", load=load, requests=300, seed=8)
 
@@ -384,7 +384,7 @@ def test_requests_at_known_paces_queue_as_lindley_says() -> None:
     for foretold, each in ((busy, np.ones(150)), (slower, paces)):
         end_ms, sojourn_ms = 0.0, []
         for arrival_ms, pace in zip(slower.arrival_ms.tolist(), each.tolist(), strict=True):
-            end_ms = max(end_ms, arrival_ms) + (query_ms + 2 * 0.05) * pace
+            end_ms = max(end_ms, arrival_ms) + (query_ms + RUNS * 0.05) * pace
             sojourn_ms.append(end_ms - arrival_ms)
         assert foretold.times_ms[0] == pytest.approx(sojourn_ms, rel=0.01)
     assert (busy.at_paces(np.ones(150)).times_ms == busy.times_ms).all()

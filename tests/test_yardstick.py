@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from time import perf_counter, sleep
+from time import perf_counter
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from mktsim.study.yardstick import PaceTrace, SqliteYardstick, as_paces, paces_o
 
 
 def test_a_yardstick_takes_time_and_reads_the_given_clock() -> None:
-    """Its work is seen by a real clock, is timed once of twice, and takes no simulated time."""
+    """Its work is seen by a real clock, not all of it is counted, and it takes no simulated time."""
     yardstick = SqliteYardstick()
     start = perf_counter()
     times = [yardstick.time_ms() for _ in range(20)]
@@ -29,21 +29,28 @@ def test_a_yardstick_takes_time_and_reads_the_given_clock() -> None:
         yardstick.time_ms()
 
 
-def test_a_clock_that_is_held_up_shows_in_the_pace() -> None:
-    """What slows the timed run alone makes its pace larger; what happens between timings does not."""
+def test_one_stop_of_the_machine_is_not_its_pace() -> None:
+    """Where one of three timed runs is held up the median hides it; where two are the pace shows it."""
+
+    def held_up(*turns: int) -> float:
+        ends = iter(range(3))
+        now_s = 0.0
+        begun = False
+
+        def clock() -> float:
+            nonlocal now_s, begun
+            begun = not begun
+            if not begun:
+                now_s += 0.05 if next(ends) in turns else 0.001
+            return now_s
+
+        return yardstick.time_ms(clock)
+
     yardstick = SqliteYardstick()
-    usual = float(np.median([yardstick.time_ms() for _ in range(9)]))
-    calls = 0
-
-    def held_up() -> float:
-        nonlocal calls
-        calls += 1
-        if calls % 2 == 0:
-            sleep(0.05)
-        return perf_counter()
-
-    (pace,) = paces_of([yardstick.time_ms(held_up)], usual)
-    assert pace > 1 + 40 / usual
+    assert held_up() == pytest.approx(1.0)
+    for turn in range(3):
+        assert held_up(turn) == pytest.approx(1.0)
+    assert held_up(0, 2) == pytest.approx(50.0)
     yardstick.close()
 
 

@@ -65,7 +65,7 @@ from mktsim.study.measuring import (
 from mktsim.study.points import Point
 from mktsim.study.replication import simulate
 from mktsim.study.statistics import Interval, quantile_interval, samples_for_quantile
-from mktsim.study.yardstick import PACE_KNOWN, Yardstick, as_paces, paces_of
+from mktsim.study.yardstick import PACE_KNOWN, RUNS, Yardstick, as_paces, paces_of
 
 STATISTICS: Final = {"p50": 0.5, "p99": 0.99}
 #: Fewer replications have no interval that holds one run more with 95 %.
@@ -73,8 +73,6 @@ LEAST_REPLICATIONS: Final = 39
 _WHY_SO_MANY: Final = ": one run more lies between the lowest and the highest of 39 with 95 %, of fewer more seldom"
 #: Busy cycles beyond a quantile, below which there is no interval for it.
 LEAST_CYCLES: Final = 30
-#: Times that a request under load does the yardstick's work: to warm it, and to time it.
-_STICK_RUNS: Final = 2
 #: Quantiles of the requests' paces that a table shows.
 _PACES: Final = (0.05, 0.5, 0.95)
 
@@ -276,7 +274,7 @@ def predict(
     streams, trace = Streams(seed), calibration.paces
     # Under load the yardstick is part of each request, as it is when that is measured.
     about: dict[str, Any] = {"vendors": vendors, "statement": statement, "shards": shards, "timers": load > 0,
-                             "beside_ms": _STICK_RUNS * calibration.yardstick_ms if load else 0.0}  # fmt: skip
+                             "beside_ms": RUNS * calibration.yardstick_ms if load else 0.0}  # fmt: skip
     calibration.scenario(**about)  # For its errors.
     fit = calibration.fit(statement)
     query_ms = fit.query_ms(vendors, shards)
