@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from time import perf_counter
 
+import apsw
 import numpy as np
 import pytest
 
@@ -25,7 +25,7 @@ def test_a_yardstick_takes_time_and_reads_the_given_clock() -> None:
     assert asyncio.run(yardstick()) > 0
     assert sim_run(yardstick()) == 0
     yardstick.close()
-    with pytest.raises(sqlite3.ProgrammingError):
+    with pytest.raises(apsw.ConnectionClosedError):
         yardstick.time_ms()
 
 

@@ -297,7 +297,14 @@ async def calibrate(
 
 
 def timing(yardstick: Yardstick | None) -> AbstractContextManager[Yardstick]:
-    """Return the yardstick for a block: the given one, or one that is made for it and closed after it."""
+    """Return the yardstick for a block: the given one, or one that is made for it and closed after it.
+
+    Examples
+    --------
+    >>> with timing(None) as stick:
+    ...     stick.time_ms() > 0
+    True
+    """
     return closing(SqliteYardstick()) if yardstick is None else nullcontext(yardstick)
 
 

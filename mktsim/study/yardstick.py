@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
@@ -40,6 +39,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mktsim.errors import InvalidArgumentError
+from mktsim.sqlite import connect, rows
 
 #: What follows the name of a statistic of requests that were simulated at the paces that were measured.
 PACE_KNOWN: Final = ", pace known"
@@ -73,14 +73,14 @@ class SqliteYardstick:
 
     def __init__(self) -> None:
         draws = random.Random(_SEED)
-        self._database = sqlite3.connect(":memory:", check_same_thread=False)
+        self._database = connect()
         self._database.execute("CREATE TABLE goods (id INTEGER PRIMARY KEY, name TEXT, price REAL)")
-        rows = [(number, f"name {number}", 100 * draws.random()) for number in range(_ROWS)]
-        self._database.executemany("INSERT INTO goods VALUES (?, ?, ?)", rows)
+        goods = [(number, f"name {number}", 100 * draws.random()) for number in range(_ROWS)]
+        self._database.executemany("INSERT INTO goods VALUES (?, ?, ?)", goods)
 
     def _work(self) -> None:
         for statement in (_GROUP, _SORT):
-            self._database.execute(statement, (1.0,)).fetchall()
+            rows(self._database, statement, (1.0,))
 
     def time_ms(self, clock: Callable[[], float] = perf_counter) -> float:
         """Do the work four times and return the median of what it took but for the first time, ms.
