@@ -299,6 +299,14 @@ async def calibrate(
 def timing(yardstick: Yardstick | None) -> AbstractContextManager[Yardstick]:
     """Return the yardstick for a block: the given one, or one that is made for it and closed after it.
 
+    Parameters
+    ----------
+    yardstick : Yardstick or None
+
+    Returns
+    -------
+    context manager
+
     Examples
     --------
     >>> with timing(None) as stick:

@@ -46,7 +46,7 @@ PACE_KNOWN: Final = ", pace known"
 
 #: How often a timing does the work: once to warm it, and an odd number of times to take the median of.
 RUNS: Final = 4
-_ROWS: Final = 250
+_ROWS: Final = 750
 _SEED: Final = 20261122
 _GROUP: Final = "SELECT substr(name, 1, 6) AS word, COUNT(*), SUM(price * ?) FROM goods GROUP BY word"
 _SORT: Final = "SELECT id, name, price FROM goods WHERE price * ? > 10 ORDER BY price DESC"
