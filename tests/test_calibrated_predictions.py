@@ -395,6 +395,23 @@ def test_requests_at_known_paces_queue_as_lindley_says() -> None:
             busy.at_paces(wrong)
 
 
+@pytest.mark.parametrize(
+    "sticks", [{"yardstick_ms": 1.0}, {"began_ms": 0.0}, {"began_ms": 0.0, "yardstick_ms": np.nan}]
+)
+def test_a_table_without_whole_timings_of_a_yardstick_is_one_of_one_pace(sticks: dict[str, float]) -> None:
+    """One column alone, or a timing that is none, tells no pace."""
+    sizes = np.repeat([30, 100, 300], 30)
+    times = 0.5 + 0.02 * sizes
+    table = pd.DataFrame(
+        {"statement": "all", "vendors": sizes, "shards": 1, "round": np.tile(range(30), 3), "rows": 0,
+         "scatter_ms": times, "gather_ms": 0.0, "rest_ms": 0.0, "total_ms": times, **sticks}
+    )  # fmt: skip
+    found = fit_calibration(table, statements=[Statement("all", "SELECT ?", 0, 1)])
+    assert found.paces is None
+    assert found.yardstick_ms == 0.0
+    assert found.fit("all").query_ms(1_000, 1) == pytest.approx(20.5)
+
+
 def test_a_prediction_plays_stretches_of_the_calibrations_paces() -> None:
     """Replications differ by where in the calibration they begin; a slow half stays slow for as long as it did."""
     exact = calibrated(Constant(1.0))

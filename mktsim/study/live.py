@@ -402,7 +402,7 @@ def fit_calibration(
 
 def _at_one_pace(measured: pd.DataFrame) -> tuple[pd.DataFrame, float, PaceTrace | None]:
     """Return what would have been measured at the median pace, what the yardstick took there, and the paces."""
-    if "yardstick_ms" not in measured or not (measured["yardstick_ms"] > 0).all():
+    if not {"began_ms", "yardstick_ms"} <= set(measured) or not (measured["yardstick_ms"] > 0).all():
         return measured, 0.0, None
     ordered = measured.sort_values("began_ms", kind="stable")
     yardstick_ms = float(ordered["yardstick_ms"].median())
